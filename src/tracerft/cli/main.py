@@ -1,0 +1,72 @@
+"""Entry point: picks the command, turns errors into one line, sets the exit code.
+
+Exit codes: 0 done, 1 a run that failed, 2 the user's mistake, 130 interrupted.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from tracerft.errors import NonFiniteError, TracerftError, did_you_mean
+
+COMMANDS = {
+    "finetune": "finetune a dual encoder and see what it gained and forgot",
+    "evaluate": "evaluate a run or a model on every split of a suite",
+    "methods": "list the finetuning methods",
+    "study": "repeat an experiment of the paper: toy, theory",
+    "report": "write report.html of a finished run or study again",
+}
+
+USAGE = "usage: tracerft [--debug] COMMAND ...\n\n"
+HELP = (
+    USAGE
+    + "Robust finetuning of CLIP-style models: gain on your task, keep what the model knew.\n\ncommands:\n"
+    + "".join(f"  {name:<10}{text}\n" for name, text in COMMANDS.items())
+    + "\noptions:\n"
+    + "  --debug   show the traceback of an error\n"
+    + "  --version print the version\n"
+    + "  --help    tracerft COMMAND --help tells the options of a command\n"
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line; returns the exit code."""
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("tracerft"))
+        return 0
+    try:
+        if arguments[0] not in COMMANDS:
+            raise TracerftError(
+                f"unknown command {arguments[0]!r}{did_you_mean(arguments[0], list(COMMANDS))}; see tracerft --help"
+            )
+        import_module(f"tracerft.cli.{arguments[0]}").run(arguments[1:])
+    except TracerftError as error:
+        if debug:
+            raise
+        print(f"tracerft: {one_line(str(error))}", file=sys.stderr)
+        return 1 if isinstance(error, NonFiniteError) else 2
+    except KeyboardInterrupt:
+        print(
+            "tracerft: interrupted; finetune --resume or the same study command goes on from the last checkpoint",
+            file=sys.stderr,
+        )
+        return 130
+    return 0
+
+
+def one_line(text: str) -> str:
+    """Text for a terminal: one line, control characters made visible."""
+    folded = " ".join(text.split())
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in folded)

@@ -1,0 +1,83 @@
+"""`tracerft study NAME`: an experiment of the paper, run, tabled and reported."""
+
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tracerft.cli.options import Parser
+from tracerft.errors import ArgumentError, did_you_mean
+
+STUDIES = {
+    "toy": "digits, then coloured digits: who learns colour without forgetting digits (Section 5.1)",
+    "theory": "gradient descent on the linear problem against every closed form (Section 3)",
+}
+HELP = (
+    "usage: tracerft study NAME [options]\n\n"
+    + "".join(f"  {name:<8}{text}\n" for name, text in STUDIES.items())
+    + "\ntracerft study NAME --help tells the options of a study\n"
+)
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run a study; prints its table and the path of its report."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return
+    name, rest = arguments[0], arguments[1:]
+    if name not in STUDIES:
+        raise ArgumentError(
+            f"unknown study {name!r}{did_you_mean(name, list(STUDIES))}; there are: {', '.join(STUDIES)}"
+        )
+    command = shlex.join(["tracerft", "study", *arguments])
+    report = _toy(rest, command) if name == "toy" else _theory(rest, command)
+    _show(report)
+
+
+def _toy(arguments: Sequence[str], command: str) -> Path:
+    parser = Parser("study toy", STUDIES["toy"])
+    parser.add_argument("--out", type=str, default="runs/toy", help="folder of the study; finished runs in it are kept")
+    parser.add_argument("--size", type=str, default="quick", help="quick (minutes), standard (an hour) or full (a day)")
+    parser.add_argument(
+        "--data", type=str, default=None, help="folder with MNIST IDX files; embedded digits by default"
+    )
+    parser.add_argument("--download", action="store_true", help="fetch MNIST into --data through torchvision")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds")
+    parser.add_argument("--workers", type=int, default=2, help="runs at a time, a core each")
+    options = parser.read(arguments)
+    from tracerft.cli.progress import study_progress
+    from tracerft.studies import toy
+
+    data = None if options.data is None else Path(options.data)
+    with study_progress("toy study") as progress:
+        return toy.run(
+            Path(options.out),
+            size=options.size,
+            data=data,
+            seeds=options.seeds,
+            workers=options.workers,
+            download=options.download,
+            progress=progress,
+            command=command,
+        )
+
+
+def _theory(arguments: Sequence[str], command: str) -> Path:
+    parser = Parser("study theory", STUDIES["theory"])
+    parser.add_argument("--out", type=str, default="runs/theory", help="folder of the study")
+    parser.add_argument("--seed", type=int, default=0, help="of the random linear problem")
+    options = parser.read(arguments)
+    from tracerft.studies.runner import write_study
+    from tracerft.studies.theory import run as run_theory
+
+    out, started = Path(options.out), time.perf_counter()
+    return write_study(out, run_theory(out, seed=options.seed), command, started)
+
+
+def _show(report: Path) -> None:
+    """The headline, the selected rows and the claims on stdout, then the report's path."""
+    from tracerft.reports.record import read_json
+    from tracerft.reports.terminal import print_study
+
+    print_study(read_json(report.parent / "study.json", "run the study again"))
+    print(f"report: {report}")

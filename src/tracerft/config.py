@@ -1,0 +1,177 @@
+"""Everything a run can be told, as plain frozen dataclasses; `api.py` turns them into objects.
+
+The command's options, `config.yaml` and the keyword arguments of `finetune` are all read from here.
+"""
+
+from dataclasses import dataclass, field
+from math import isfinite
+
+from tracerft.errors import ArgumentError
+
+
+@dataclass(frozen=True, kw_only=True)
+class DigitsConfig:
+    """What to do with digits (only read when the data are digits).
+
+    Args:
+        task: grey, coloured (a red digit / a blue digit) or coloured-digits (ten captions).
+        agreement: share of training digits whose colour is their group's, 0 to 1.
+        start: first training digit to use.
+        count: number of training digits to use, held-out ones included; all by default.
+        hold_out: share of them kept out of training, for choosing between settings.
+        without_embedded: leave out every digit that is also among the embedded ones (by its pixels); this is
+            how the packaged model `tiny` was pretrained.
+    """
+
+    task: str = "coloured"
+    agreement: float = 0.95
+    start: int = 0
+    count: int | None = None
+    hold_out: float = 0.1
+    without_embedded: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Length, rates and intervals.
+
+    Args:
+        epochs: passes over the training data.
+        steps: optimiser steps; overrides epochs.
+        batch_size: pairs in a batch, at least 2.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW, on everything that trains.
+        warmup_steps: linear warm-up; by default 500, or a tenth of the run if that is less.
+        seed: of data order, augmentation and initial weights.
+        device: auto, cpu, cuda, mps.
+        precision: fp32, or bf16 for bf16 autocast.
+        log_every: steps between lines of metrics.jsonl.
+        checkpoint_every: steps between checkpoints; 0 keeps only the last step's.
+        probe_every: steps between measurements of the teacher-student gap; 0 is never.
+    """
+
+    epochs: int = 10
+    steps: int | None = None
+    batch_size: int = 512
+    lr: float = 1e-5
+    weight_decay: float = 0.1
+    warmup_steps: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "fp32"
+    log_every: int = 10
+    checkpoint_every: int = 500
+    probe_every: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """The averaged model.
+
+    Args:
+        a: first parameter of the Beta(a, b) kernel of tracer.
+        b: second parameter.
+        momentum: of the EMA teacher of sd_ema, per update, 0 to 1.
+        update_every: optimiser steps between updates.
+        weighting: point (the paper) or mass: how a state counts when update_every is above 1.
+        alpha: of wise_ft, share of the finetuned weights, 0 to 1.
+    """
+
+    a: float = 0.5
+    b: float = 0.5
+    momentum: float = 0.999
+    update_every: int = 1
+    weighting: str = "point"
+    alpha: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Terms and their weights.
+
+    Args:
+        sd_weight: weight of all distillation terms together (lambda_SD).
+        fd: weight of feature distillation within them.
+        crd: weight of contrastive relational distillation.
+        icl: weight of interactive contrastive learning.
+        cross_kd: weight of cross knowledge distillation.
+        targets: diagonal, multi_positive or masked; what equal captions in a batch count as.
+        cross_frobenius: weight of the norm of the product of both projections.
+        l2_sp: lambda of contrastive_l2_sp.
+    """
+
+    sd_weight: float = 0.9
+    fd: float = 1.0
+    crd: float = 1.0
+    icl: float = 1.0
+    cross_kd: float = 1.0
+    targets: str = "diagonal"
+    cross_frobenius: float = 0.0
+    l2_sp: float = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """One finetuning run.
+
+    Args:
+        model: tiny, tiny:random, or a model or run folder.
+        data: digits (embedded), or a folder with MNIST IDX files.
+        out: folder to make for the run.
+        method: a name from `tracerft methods`.
+        freeze: none, text (all but the image tower) or image.
+        train: length, rates and intervals.
+        teacher: the averaged model.
+        loss: terms and their weights.
+        digits: how digits are shown and named.
+    """
+
+    model: str
+    data: str
+    out: str
+    method: str = "tracer"
+    freeze: str = "none"
+    train: TrainConfig = field(default_factory=TrainConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    digits: DigitsConfig = field(default_factory=DigitsConfig)
+
+
+def check(config: FinetuneConfig) -> None:
+    """Raise with every problem that the values alone show, in one line.
+
+    Raises:
+        ArgumentError: naming each option, what was expected and what came.
+    """
+    t, problems = config.train, []
+    rules: list[tuple[str, object, bool, str]] = [
+        ("train.epochs", t.epochs, t.epochs >= 1, "at least 1 (to see the pretrained model, use tracerft evaluate)"),
+        ("train.steps", t.steps, t.steps is None or t.steps >= 1, "at least 1 (or leave it out and set train.epochs)"),
+        ("train.batch_size", t.batch_size, t.batch_size >= 2, "at least 2, as one pair has no negatives"),
+        ("train.lr", t.lr, isfinite(t.lr) and t.lr > 0, "a finite number above 0"),
+        ("train.weight_decay", t.weight_decay, isfinite(t.weight_decay) and t.weight_decay >= 0, "at least 0"),
+        ("train.warmup_steps", t.warmup_steps, t.warmup_steps is None or t.warmup_steps >= 0, "at least 0"),
+        ("train.seed", t.seed, 0 <= t.seed < 2**63, "between 0 and 2^63 - 1"),
+        ("train.precision", t.precision, t.precision in ("fp32", "bf16"), "fp32 or bf16"),
+        ("train.log_every", t.log_every, t.log_every >= 1, "at least 1"),
+        ("train.checkpoint_every", t.checkpoint_every, t.checkpoint_every >= 0, "at least 0"),
+        ("train.probe_every", t.probe_every, t.probe_every >= 0, "at least 0"),
+        ("freeze", config.freeze, config.freeze in ("none", "text", "image"), "none, text or image"),
+        ("digits.hold_out", config.digits.hold_out, 0 <= config.digits.hold_out < 1, "in [0, 1)"),
+        ("digits.start", config.digits.start, config.digits.start >= 0, "at least 0"),
+        ("teacher.alpha", config.teacher.alpha, 0 <= config.teacher.alpha <= 1, "in [0, 1]"),
+    ]
+    for name, value, holds, expected in rules:
+        if not holds:
+            problems.append(f"`{name}` must be {expected}; got {value}")
+    if problems:
+        raise ArgumentError("; ".join(problems))
+
+
+def unused_options(config: FinetuneConfig, uses: tuple[str, ...]) -> list[str]:
+    """Options of loss and teacher that were changed although the method does not read them."""
+    changed = []
+    for group, default in (("loss", LossConfig()), ("teacher", TeacherConfig())):
+        values = vars(getattr(config, group))
+        changed += [f"{group}.{k}" for k, v in values.items() if v != vars(default)[k] and f"{group}.{k}" not in uses]
+    return changed

@@ -1,0 +1,102 @@
+"""The page in a real browser: the script runs under the policy, columns sort, hostile names stay inert."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.reports.example import write_study
+from tracerft.reports.study import write_study_report
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no `chromium` on PATH; install it (apt-get install chromium) to check the page"
+)
+QUIET = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+
+
+def rendered(path: Path, profile: Path) -> str:
+    """The document after its scripts ran."""
+    command = [str(CHROMIUM), *QUIET, f"--user-data-dir={profile}", "--dump-dom", path.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+def with_script(path: Path, script: str) -> Path:
+    """A copy without the policy, which would rightly refuse it, that runs one script more."""
+    text = path.read_text(encoding="utf-8")
+    text, count = re.subn(r"<meta http-equiv=[^>]*>", "", text)
+    assert count == 1
+    copy = path.with_name("copy.html")
+    copy.write_text(text.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
+    return copy
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study full of hostile names."""
+    return write_study_report(write_study(tmp_path_factory.mktemp("study") / "toy"))
+
+
+def test_the_script_runs_under_its_policy_and_names_do_not(report, tmp_path):
+    """The mark of the script is there, the mark of the names is not; heads became buttons."""
+    dom = rendered(report, tmp_path)
+    root = dom[: dom.index("<head")]
+    assert 'data-script="ready"' in root
+    assert "data-broken" not in root
+    assert '<button type="button">Original' in dom
+
+
+def test_names_are_inert_even_without_the_policy(report, tmp_path):
+    """Escaping holds by itself; the policy is the second wall."""
+    root = rendered(with_script(report, "document.documentElement.dataset.extra = 'ran'"), tmp_path).partition("<head")[
+        0
+    ]
+    assert 'data-extra="ran"' in root
+    assert "data-broken" not in root
+
+
+def test_columns_sort_both_ways_and_back(report, tmp_path):
+    """Press a head three times: best first, worst first, the study's order; absent values always last."""
+    script = """
+      const table = document.querySelector("table[data-sortable]");
+      const show = (column) => [...table.tBodies[0].rows].map((r) => r.cells[column].dataset.value ?? "none").join();
+      const press = (column) => {
+        table.tHead.rows[0].cells[column].querySelector("button").click();
+        return table.tHead.rows[0].cells[column].getAttribute("aria-sort") + ":" + show(column);
+      };
+      const said = [press(2), press(2), press(2), press(4), press(4)];
+      document.documentElement.dataset.said = said.join("|");
+    """
+    dom = rendered(with_script(report, script), tmp_path)
+    found = re.search(r'data-said="([^"]*)"', dom)
+    assert found
+    first, second, third, up, down = found[1].split("|")
+    values = [float(v) for v in first.partition(":")[2].split(",")]
+    assert first.startswith("descending:")
+    assert values == sorted(values, reverse=True)
+    assert second == "ascending:" + ",".join(reversed(first.partition(":")[2].split(",")))
+    assert third.startswith("none:")
+    assert up == "ascending:12.25,none,none,none,none"
+    assert down == "descending:12.25,none,none,none,none"
+
+
+def test_a_narrow_window_scrolls_tables_and_not_the_page(report, tmp_path):
+    """At 400 px the page is no wider than its window."""
+    script = """
+      const frame = document.createElement("iframe");
+      frame.style.cssText = "width:400px;height:800px;border:0";
+      frame.onload = () => {
+        const root = frame.contentDocument.documentElement;
+        document.documentElement.dataset.wide = root.scrollWidth + "/" + root.clientWidth;
+      };
+      frame.srcdoc = document.documentElement.outerHTML.replace(/<script[^]*?<\\/script>/g, "");
+      document.body.append(frame);
+    """
+    found = re.search(r'data-wide="(\d+)/(\d+)"', rendered(with_script(report, script), tmp_path))
+    assert found
+    assert int(found[1]) <= int(found[2]) <= 400
