@@ -93,6 +93,25 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class ImageSpec:
+    """How a model wants its images: what data prepares and a model's source declares.
+
+    Args:
+        size: height and width in pixels.
+        mean: of the three channels, in [0, 1].
+        std: of the three channels.
+        interpolation: ``bicubic`` or ``bilinear``.
+        resize: ``shortest`` scales the shorter side and crops the middle, ``squash`` scales both sides.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+    resize: str = "shortest"
+
+
+@dataclass(frozen=True)
 class LossTerms:
     """A scalar to differentiate and its parts to log.
 
