@@ -1,44 +1,37 @@
-"""The composition root: configuration in, objects, a run folder out. Holds no mathematics."""
+"""The public calls: configuration in, a run folder or an evaluation out. Holds no mathematics."""
 
-import copy
-import dataclasses
-import hashlib
-import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
-import yaml
-from torch import Tensor, nn
+from torch import nn
 
-from tracerft.averaging import beta_kernel
 from tracerft.averaging import interpolate as weight_average
 from tracerft.config import (
+    ColumnsConfig,
     DigitsConfig,
     FinetuneConfig,
+    LoraConfig,
     LossConfig,
     TeacherConfig,
     TrainConfig,
     check,
-    unused_options,
+    group,
+    read_config,
 )
-from tracerft.data.digits import DigitSet, load_digits, without_embedded
-from tracerft.data.sampling import steps_per_epoch
-from tracerft.data.suite import Suite, digit_suite
-from tracerft.errors import ArgumentError, DataError, RunFolderError, did_you_mean, one_of
-from tracerft.evaluation.dynamics import teacher_student_gap
+from tracerft.errors import ArgumentError, DataError
 from tracerft.evaluation.suite import evaluate_models
-from tracerft.losses import TracerLoss
-from tracerft.methods import METHODS, Ingredients, Method
+from tracerft.methods import Method
 from tracerft.models.encoder import LoadedModel
-from tracerft.models.encoder import freeze as freeze_towers
-from tracerft.models.weights import load_model, num_parameters, pick_device, save_model
-from tracerft.reports.record import environment, read_record, write_json
-from tracerft.reports.run import write_run_report
+from tracerft.models.weights import load_model
+from tracerft.reports.record import read_record
 from tracerft.reports.terminal import results_table
-from tracerft.training.trainer import Plan, Probe, Progress, Trainer
+from tracerft.running import execute, prepare
+from tracerft.sources import Parts, model_suite, read_parts, run_suite
+from tracerft.training.trainer import Progress
+
+ReadParts = Callable[[FinetuneConfig, LoadedModel], Parts]
 
 
 @dataclass(frozen=True)
@@ -77,6 +70,14 @@ def finetune(
     out: str | Path,
     method: str | Method = "tracer",
     freeze: str = "none",
+    suite: str | Path | None = None,
+    templates: str = "simple",
+    classes: str | Path | None = None,
+    hold_out: float = 0.1,
+    broken: str = "error",
+    augment: bool = True,
+    columns: ColumnsConfig | Mapping[str, Any] | None = None,
+    lora: LoraConfig | Mapping[str, Any] | None = None,
     train: TrainConfig | Mapping[str, Any] | None = None,
     teacher: TeacherConfig | Mapping[str, Any] | None = None,
     loss: LossConfig | Mapping[str, Any] | None = None,
@@ -84,20 +85,28 @@ def finetune(
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Run:
-    """Finetune a dual encoder and evaluate what came out.
+    """Finetune a dual encoder and evaluate what came out; options are those of `tracerft finetune --help`.
 
     Args:
-        model: ``tiny``, ``tiny:random``, or a model or run folder.
-        data: ``digits`` (embedded), or a folder with MNIST IDX files.
+        model: anything `load_model` reads.
+        data: class folders, a folder or table of images with captions, tars, a saved data set, or ``digits``.
         out: folder to make for the run.
         method: a name from `list_methods`, or any object with the members of `Method`.
         freeze: ``none``, ``text`` or ``image``.
-        train: length, rates and intervals; a mapping or the dataclass, as in `tracerft finetune --help`.
+        suite: YAML of an ID set and shifts, or one data set; by default what is held out.
+        templates: of captions made from class names.
+        classes: file of class names.
+        hold_out: share of the training data kept out, in [0, 1).
+        broken: ``error`` or ``skip``.
+        augment: random crops of training images.
+        columns: of a table; a mapping or the dataclass, as for all groups.
+        lora: low-rank adapters.
+        train: length, rates and intervals.
         teacher: the averaged model.
         loss: terms and their weights.
         digits: how digits are shown and named.
         resume: go on with a run that was cut off; a finished one is returned as it is.
-        progress: called with the step and the loss terms after every step.
+        progress: called with the step, the number of steps and the loss terms after every step.
 
     Returns:
         The finished run.
@@ -111,10 +120,18 @@ def finetune(
         out=str(out),
         method=method if isinstance(method, str) else method.name,
         freeze=freeze,
-        train=_group(TrainConfig, train, "train"),
-        teacher=_group(TeacherConfig, teacher, "teacher"),
-        loss=_group(LossConfig, loss, "loss"),
-        digits=_group(DigitsConfig, digits, "digits"),
+        suite=None if suite is None else str(suite),
+        templates=templates,
+        classes=None if classes is None else str(classes),
+        hold_out=hold_out,
+        broken=broken,
+        augment=augment,
+        columns=group(ColumnsConfig, columns, "columns"),
+        lora=group(LoraConfig, lora, "lora"),
+        train=group(TrainConfig, train, "train"),
+        teacher=group(TeacherConfig, teacher, "teacher"),
+        loss=group(LossConfig, loss, "loss"),
+        digits=group(DigitsConfig, digits, "digits"),
     )
     own = None if isinstance(method, str) else method
     return run_config(config, method=own, resume=resume, progress=progress)
@@ -126,68 +143,38 @@ def run_config(
     method: Method | None = None,
     resume: bool = False,
     progress: Progress | None = None,
-    keep_predictions: bool = True,
+    lean: bool = False,
+    read: ReadParts = read_parts,
 ) -> Run:
-    """`finetune` for a whole configuration; ``method`` replaces the named one."""
-    folder = Path(config.out)
+    """`finetune` for a whole configuration.
+
+    ``method`` replaces the named one; ``lean`` and ``read``, which reads data and suite, are for studies.
+    """
     check(config)
+    folder = Path(config.out)
     if resume and (folder / "record.json").is_file():
         return Run(folder, read_record(folder))
-    started = time.perf_counter()
-    device = pick_device(config.train.device)
     loaded = load_model(config.model, seed=config.train.seed)
-    student = loaded.model.to(device)
-    pretrained = copy.deepcopy(student).requires_grad_(False)
-    freeze_towers(student, config.freeze)
-    source, suite = _digits(config, loaded)
-    plan = _plan(config, source, pretrained, device)
-    method = method or build_method(config)
-    _claim(folder, config, resume)
-    probe = _probe(method, student, suite, loaded, config) if config.train.probe_every else None
-    trainer = Trainer(student, method, source, plan, folder, probe=probe, progress=progress)
-    if resume:
-        trainer.resume()
-    trainer.run()
-    models = {"pretrained": pretrained, **method.models()}
-    predictions = folder / "predictions" if keep_predictions else None
-    results = evaluate_models(models, suite.splits(), loaded.tokenize, predictions)
-    for name, finished in models.items():
-        if name != "pretrained":
-            save_model(finished, folder / name)
-    trained, total = num_parameters(student)
-    versions = environment()
-    record = {
-        "tracerft": versions["tracerft"],
-        "status": "finished",
-        "method": config.method,
-        "seed": config.train.seed,
-        "config": asdict(config),
-        "environment": versions,
-        "data": {
-            "train": {"n": len(source), "sha256": source.sha256},
-            **{name: {"n": len(split), "sha256": split.sha256} for name, split in suite.splits().items()},
-        },
-        "parameters": {"trained": trained, "total": total},
-        "pretrained_weight": getattr(getattr(method, "teacher", None), "pretrained_weight", None),
-        "steps": plan.total_steps,
-        "seconds": time.perf_counter() - started,
-        "results": results,
-    }
-    write_json(folder / "record.json", record)
-    write_run_report(folder)
-    return Run(folder, record)
+    ready = prepare(config, loaded, read(config, loaded), method)
+    return Run(folder, execute(ready, resume=resume, progress=progress, lean=lean))
 
 
 def evaluate(
-    model: str | Path | Run, suite: str | Path | None = None, *, interpolate: int = 0, predictions: Path | None = None
+    model: str | Path | Run,
+    suite: str | Path | None = None,
+    *,
+    interpolate: int = 0,
+    templates: str = "simple",
+    predictions: Path | None = None,
 ) -> Evaluation:
     """Evaluate a model, or all models of a run, on every split of a suite.
 
     Args:
-        model: a run (its student, teacher and start are evaluated) or anything `load_model` reads.
-        suite: ``digits`` or a folder with MNIST IDX files; by default what the run was made with.
+        model: a run (its start, student and teacher are evaluated) or anything `load_model` reads.
+        suite: a YAML of an ID set and shifts, one data set, or ``digits``; by default the run's own.
         interpolate: number of points from the pretrained weights to student and teacher, ends included
-            (WiSE-FT); 0 for none, 11 for steps of 0.1.
+            (WiSE-FT; the head is built again at each); 0 for none, 11 for steps of 0.1.
+        templates: of captions made from class names, for a model without a run.
         predictions: folder to keep logits and labels in.
 
     Raises:
@@ -195,25 +182,24 @@ def evaluate(
     """
     if interpolate < 0 or interpolate == 1:
         raise ArgumentError(f"`interpolate` must be 0 or at least 2 points; got {interpolate}; 11 gives steps of 0.1")
-    folder = Path(model) if not isinstance(model, Run) else model.folder
+    folder = model.folder if isinstance(model, Run) else Path(model)
     if not (folder / "config.yaml").is_file():
         if interpolate:
             raise ArgumentError("`interpolate` needs a run folder, which knows where it started; got a single model")
-        loaded = load_model(model if not isinstance(model, Run) else folder)
-        splits = digit_suite(_folder(str(suite or "digits")), "coloured", None).splits()
+        loaded = load_model(str(model))
+        splits = model_suite(loaded, str(suite or "digits"), templates).splits()
         return Evaluation(evaluate_models({"model": loaded.model}, splits, loaded.tokenize, predictions))
     config = read_config(folder / "config.yaml")
-    start = load_model(config.model, seed=config.train.seed)
     names = [n for n in ("student", "teacher") if (folder / n).is_dir()]
     if not names:
         raise DataError(f"{folder}: the run is not finished; go on with `tracerft finetune --resume {folder}`")
+    start = load_model(config.model, seed=config.train.seed)
     models: dict[str, nn.Module] = {"pretrained": start.model}
     for name in names:
         end = load_model(folder / name).model
         models[name] = end
         models |= wise_path(name, start.model, end, interpolate)
-    data = config.data if suite is None else str(suite)
-    splits = digit_suite(_folder(data), config.digits.task, None).splits()  # type: ignore[arg-type]
+    splits = run_suite(config, start, None if suite is None else str(suite)).splits()
     return Evaluation(evaluate_models(models, splits, start.tokenize, predictions))
 
 
@@ -221,143 +207,3 @@ def wise_path(name: str, start: nn.Module, end: nn.Module, points: int) -> dict[
     """Models on the straight line from ``start`` to ``end``, the ends left out: ``<name>-wise-0.10`` and so on."""
     alphas = [i / (points - 1) for i in range(1, points - 1)]
     return {f"{name}-wise-{alpha:.2f}": weight_average(start, end, alpha) for alpha in alphas}
-
-
-def build_method(config: FinetuneConfig) -> Method:
-    """The named method with its ingredients.
-
-    Raises:
-        ArgumentError: if the name is unknown, or an option was set that the method does not read.
-    """
-    one_of("method", config.method, tuple(METHODS))
-    info, loss, teacher = METHODS[config.method], config.loss, config.teacher
-    if unused := unused_options(config, info.uses):
-        raise ArgumentError(
-            f"`method` {info.name} does not read {', '.join(unused)}; leave out what it does not use, or choose "
-            "another method (tracerft methods)"
-        )
-    terms = {name: getattr(loss, name) for name in ("sd_weight", "fd", "crd", "icl", "cross_kd", "targets")}
-    return info.build(
-        Ingredients(
-            loss=TracerLoss(**terms),
-            l2_sp=loss.l2_sp,
-            cross_frobenius=loss.cross_frobenius,
-            kernel=beta_kernel(teacher.a, teacher.b),
-            momentum=teacher.momentum,
-            update_every=teacher.update_every,
-            weighting=teacher.weighting,
-            alpha=teacher.alpha,
-        )
-    )
-
-
-def read_config(path: Path) -> FinetuneConfig:
-    """Read the configuration that a run wrote."""
-    try:
-        raw = yaml.safe_load(path.read_text())
-        groups = {"train": TrainConfig, "teacher": TeacherConfig, "loss": LossConfig, "digits": DigitsConfig}
-        raw |= {name: kind(**raw.get(name, {})) for name, kind in groups.items()}
-        return FinetuneConfig(**raw)
-    except (OSError, yaml.YAMLError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path}: not the configuration of a run ({reason}); was it edited by hand?") from error
-
-
-T = TypeVar("T")
-
-
-def _group(kind: type[T], value: T | Mapping[str, Any] | None, name: str) -> T:
-    if value is None or isinstance(value, Mapping):
-        names = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
-        for key in value or {}:
-            if key not in names:
-                raise ArgumentError(f"unknown option `{name}.{key}`{did_you_mean(key, names)}")
-        return kind(**(value or {}))
-    return value
-
-
-def _folder(data: str) -> Path | None:
-    if data == "digits":
-        return None
-    if not Path(data).is_dir():
-        raise DataError(f"`data` {data!r} is not a folder; expected digits, or a folder with MNIST IDX files")
-    return Path(data)
-
-
-def _digits(config: FinetuneConfig, loaded: LoadedModel) -> tuple[DigitSet, Suite]:
-    """Training set, and the suite with the held-out rest of the training digits."""
-    options, folder = config.digits, _folder(config.data)
-    pool = load_digits(folder, "train")
-    pool = (without_embedded(pool) if options.without_embedded else pool).part(options.start, options.count)
-    kept = len(pool) - round(len(pool) * options.hold_out)
-    shown = {"task": options.task, "agreement": options.agreement, "seed": config.train.seed}
-    train = DigitSet(pool.part(0, kept), tokenize=loaded.tokenize, **shown)  # type: ignore[arg-type]
-    held_out = DigitSet(pool.part(kept, None), **shown) if kept < len(pool) else None  # type: ignore[arg-type]
-    return train, digit_suite(folder, train.task, held_out)
-
-
-def _plan(config: FinetuneConfig, source: DigitSet, pretrained: nn.Module, device: torch.device) -> Plan:
-    t = config.train
-    total = t.steps if t.steps is not None else t.epochs * steps_per_epoch(len(source), t.batch_size)
-    same = asdict(config) | {"data_sha256": source.sha256, "model_sha256": _sha256(pretrained.state_dict())}
-    del same["out"]
-    return Plan(
-        total_steps=total,
-        batch_size=t.batch_size,
-        lr=t.lr,
-        weight_decay=t.weight_decay,
-        warmup_steps=min(500, total // 10) if t.warmup_steps is None else t.warmup_steps,
-        seed=t.seed,
-        log_every=t.log_every,
-        checkpoint_every=t.checkpoint_every,
-        probe_every=t.probe_every,
-        device=device,
-        autocast=t.precision == "bf16",
-        fingerprint=_flat(same),
-    )
-
-
-def _claim(folder: Path, config: FinetuneConfig, resume: bool) -> None:
-    """Make the run folder and write what the run is, or refuse one that is in use."""
-    written = folder / "config.yaml"
-    if resume and not written.is_file():
-        raise RunFolderError(f"{folder}: nothing to resume, no config.yaml there; start without --resume")
-    if not resume and folder.exists() and any(folder.iterdir()):
-        raise RunFolderError(
-            f"{folder}: exists and is not empty; choose another --out, or go on with "
-            f"`tracerft finetune --resume {folder}`"
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not resume:
-            written.write_text(yaml.safe_dump(asdict(config), sort_keys=False))
-    except OSError as error:
-        raise RunFolderError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from error
-
-
-def _probe(method: Method, student: nn.Module, suite: Suite, loaded: LoadedModel, config: FinetuneConfig) -> Probe:
-    """Teacher-student gap on held-out images; empty for a method without a teacher."""
-    split = suite.selection.get("id", suite.id)
-    images = next(iter(split.image_batches())).to(next(student.parameters()).device)
-
-    def measure(step: int) -> Mapping[str, float]:
-        teacher = getattr(method, "teacher", None)
-        if teacher is None:
-            return {}
-        return teacher_student_gap(teacher.averaged, student, images, split.captions, loaded.tokenize)
-
-    return measure
-
-
-def _sha256(state: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(state.items()):
-        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat

@@ -3,10 +3,17 @@
 The command's options, `config.yaml` and the keyword arguments of `finetune` are all read from here.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from math import isfinite
+from pathlib import Path
+from typing import Any, TypeVar
 
-from tracerft.errors import ArgumentError
+import yaml
+
+from tracerft.errors import ArgumentError, DataError, did_you_mean
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +25,6 @@ class DigitsConfig:
         agreement: share of training digits whose colour is their group's, 0 to 1.
         start: first training digit to use.
         count: number of training digits to use, held-out ones included; all by default.
-        hold_out: share of them kept out of training, for choosing between settings.
         without_embedded: leave out every digit that is also among the embedded ones (by its pixels); this is
             how the packaged model `tiny` was pretrained.
     """
@@ -27,8 +33,41 @@ class DigitsConfig:
     agreement: float = 0.95
     start: int = 0
     count: int | None = None
-    hold_out: float = 0.1
     without_embedded: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnsConfig:
+    """Columns of a table of images (keys, in JSON lines); obvious names are found by themselves.
+
+    Args:
+        image: path of the image; a pattern such as noto/{codepoint}.png is filled from other columns.
+        caption: its text.
+        label: its class.
+    """
+
+    image: str | None = None
+    caption: str | None = None
+    label: str | None = None
+
+    def named(self) -> dict[str, str]:
+        """Those that were given."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Low-rank adapters instead of training the weights themselves.
+
+    Args:
+        rank: of the adapters; 0 trains the weights.
+        alpha: the adapters are scaled by alpha / rank.
+        preset: attention-mlp, attention or mlp.
+    """
+
+    rank: int = 0
+    alpha: float = 16.0
+    preset: str = "attention-mlp"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +134,8 @@ class LossConfig:
         crd: weight of contrastive relational distillation.
         icl: weight of interactive contrastive learning.
         cross_kd: weight of cross knowledge distillation.
-        targets: diagonal, multi_positive or masked; what equal captions in a batch count as.
+        targets: diagonal, multi_positive or masked: what equal captions in a batch count as; auto is
+            multi_positive where captions repeat within a batch, else diagonal.
         cross_frobenius: weight of the norm of the product of both projections.
         l2_sp: lambda of contrastive_l2_sp.
     """
@@ -105,7 +145,7 @@ class LossConfig:
     crd: float = 1.0
     icl: float = 1.0
     cross_kd: float = 1.0
-    targets: str = "diagonal"
+    targets: str = "auto"
     cross_frobenius: float = 0.0
     l2_sp: float = 0.01
 
@@ -115,11 +155,22 @@ class FinetuneConfig:
     """One finetuning run.
 
     Args:
-        model: tiny, tiny:random, or a model or run folder.
-        data: digits (embedded), or a folder with MNIST IDX files.
+        model: open_clip:ARCH/PRETRAINED, open_clip:local-dir:FOLDER, hf:NAME_OR_FOLDER, mini:lite0-minilm,
+            tiny, or a model or run folder.
+        data: class folders, a folder or table of images with captions, a tar or folder of tars, a saved
+            Hugging Face data set, or digits.
         out: folder to make for the run.
         method: a name from `tracerft methods`.
         freeze: none, text (all but the image tower) or image.
+        suite: a YAML of an ID set and shifts, or one data set, to evaluate on; by default what is held out.
+        templates: of captions made from class names: openai_imagenet, simple, a file, or a sentence with {}.
+        classes: file of class names, one a line; by default the folders' or the table's own.
+        hold_out: share of the training data kept out, for choosing between settings and, without a suite, to
+            evaluate on.
+        broken: error, or skip: what an image does that cannot be decoded.
+        augment: random crops of training images.
+        columns: of a table.
+        lora: low-rank adapters.
         train: length, rates and intervals.
         teacher: the averaged model.
         loss: terms and their weights.
@@ -131,6 +182,14 @@ class FinetuneConfig:
     out: str
     method: str = "tracer"
     freeze: str = "none"
+    suite: str | None = None
+    templates: str = "simple"
+    classes: str | None = None
+    hold_out: float = 0.1
+    broken: str = "error"
+    augment: bool = True
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -157,7 +216,9 @@ def check(config: FinetuneConfig) -> None:
         ("train.checkpoint_every", t.checkpoint_every, t.checkpoint_every >= 0, "at least 0"),
         ("train.probe_every", t.probe_every, t.probe_every >= 0, "at least 0"),
         ("freeze", config.freeze, config.freeze in ("none", "text", "image"), "none, text or image"),
-        ("digits.hold_out", config.digits.hold_out, 0 <= config.digits.hold_out < 1, "in [0, 1)"),
+        ("hold_out", config.hold_out, 0 <= config.hold_out < 1, "in [0, 1)"),
+        ("broken", config.broken, config.broken in ("error", "skip"), "error or skip"),
+        ("lora.rank", config.lora.rank, config.lora.rank >= 0, "at least 1, or 0 for none"),
         ("digits.start", config.digits.start, config.digits.start >= 0, "at least 0"),
         ("teacher.alpha", config.teacher.alpha, 0 <= config.teacher.alpha <= 1, "in [0, 1]"),
     ]
@@ -175,3 +236,43 @@ def unused_options(config: FinetuneConfig, uses: tuple[str, ...]) -> list[str]:
         values = vars(getattr(config, group))
         changed += [f"{group}.{k}" for k, v in values.items() if v != vars(default)[k] and f"{group}.{k}" not in uses]
     return changed
+
+
+GROUPS: dict[str, type] = {
+    "columns": ColumnsConfig,
+    "lora": LoraConfig,
+    "train": TrainConfig,
+    "teacher": TeacherConfig,
+    "loss": LossConfig,
+    "digits": DigitsConfig,
+}
+
+
+def group(kind: type[T], value: T | Mapping[str, Any] | None, name: str) -> T:
+    """A group of options from a mapping; the dataclass itself passes through, ``None`` gives the defaults.
+
+    Raises:
+        ArgumentError: for an option that does not exist.
+    """
+    if value is not None and not isinstance(value, Mapping):
+        return value
+    names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    for key in value or {}:
+        if key not in names:
+            raise ArgumentError(f"unknown option `{name}.{key}`{did_you_mean(key, names)}")
+    return kind(**(value or {}))
+
+
+def read_config(path: Path) -> FinetuneConfig:
+    """Read the configuration that a run wrote.
+
+    Raises:
+        DataError: if it is not one.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text())
+        raw |= {name: group(kind, raw.get(name), name) for name, kind in GROUPS.items()}
+        return FinetuneConfig(**raw)
+    except (OSError, yaml.YAMLError, TypeError, AttributeError, ArgumentError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path}: not the configuration of a run ({reason}); was it edited by hand?") from error

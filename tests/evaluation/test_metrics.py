@@ -171,7 +171,8 @@ def test_summary_has_the_fields_of_a_record_as_plain_values(sample):
     logits, labels = sample
     result = summarise(logits, labels)
     assert list(result) == [
-        "n", "top1", "top1_ci95", "top5", "mean_per_class", "ece_10", "ece_15", "ece_per_batch_10", "nll", "brier",
+        "n", "top1", "top1_ci95", "top5", "mean_per_class", "macro_f1", "ece_10", "ece_15", "ece_per_batch_10", "nll",
+        "brier",
     ]  # fmt: skip
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert type(result["n"]) is int

@@ -14,6 +14,10 @@ from tracerft.losses import (
     cross_kd,
     feature_distillation,
     interactive_contrastive_loss,
+    sigmoid_cross_kd,
+    sigmoid_interactive_loss,
+    sigmoid_loss,
+    sigmoid_relational_distillation,
 )
 
 NAMES = ["fd", "crd", "icl", "cross_kd"]
@@ -42,6 +46,63 @@ def test_parts_are_the_pure_functions_and_total_their_weighted_sum(targets):
     assert not any(part.requires_grad for part in terms.parts.values())
     total = expected["contrastive"] + 0.7 * sum(weights[name] * expected[name] for name in NAMES)
     torch.testing.assert_close(terms.total, total)
+
+
+def two_sigmoid(dtype=torch.float64):
+    """The same with biases."""
+    return random_pairs(0, bias=-2.0, dtype=dtype), random_pairs(1, scale=6.0, bias=-3.0, dtype=dtype)
+
+
+@pytest.mark.parametrize("targets", ["diagonal", "multi_positive", "masked"])
+def test_a_bias_chooses_the_sigmoid_form(targets):
+    """Same parts, same weights; FD as ever, the others in sigmoid form, from `Embeddings`, tuple and dict."""
+    student, teacher = two_sigmoid()
+    weights = {"fd": 0.5, "crd": 2.0, "icl": 3.0, "cross_kd": 0.25}
+    loss = TracerLoss(0.7, **weights, targets=targets)
+    terms = loss(student, teacher, LABELS)
+    expected = {
+        "contrastive": sigmoid_loss(student, targets, LABELS),
+        "fd": feature_distillation(student, teacher),
+        "crd": sigmoid_relational_distillation(student, teacher),
+        "icl": sigmoid_interactive_loss(student, teacher, targets, LABELS),
+        "cross_kd": sigmoid_cross_kd(student, teacher),
+    }
+    assert list(terms.parts) == list(expected)
+    assert all(torch.equal(terms.parts[name], value) for name, value in expected.items())
+    total = expected["contrastive"] + 0.7 * sum(weights[name] * expected[name] for name in NAMES)
+    torch.testing.assert_close(terms.total, total)
+    keys = ("image_features", "text_features", "logit_scale", "logit_bias")
+    as_tuples = [(e.image, e.text, e.scale, e.bias) for e in (student, teacher)]
+    as_dicts = [dict(zip(keys, values, strict=True)) for values in as_tuples]
+    assert torch.equal(loss(*as_tuples, LABELS).total, terms.total)
+    assert torch.equal(loss(*as_dicts, LABELS).total, terms.total)
+
+
+def test_a_sigmoid_student_alone_gets_its_own_loss():
+    """Without distillation it is `sigmoid_loss`, and the teacher is not read."""
+    student, _ = two_sigmoid(torch.float32)
+    assert torch.equal(TracerLoss(sd_weight=0)(student, None).total, sigmoid_loss(student))
+
+
+def test_scale_and_bias_of_a_sigmoid_student_learn_and_its_teacher_does_not():
+    """Gradients reach the student's four tensors only."""
+    student, teacher = two_sigmoid()
+    TracerLoss()(student, teacher).total.backward()
+    assert [t.grad for t in (teacher.image, teacher.text, teacher.scale, teacher.bias)] == [None] * 4
+    assert student.scale.grad.abs() > 0
+    assert student.bias.grad.abs() > 0
+
+
+@pytest.mark.parametrize("weights", [{}, {"crd": 0, "icl": 0, "cross_kd": 0}])
+def test_softmax_and_sigmoid_models_do_not_mix(weights):
+    """A bias on one side only is refused with the cure, whichever terms are on."""
+    (plain, _), (student, teacher) = two(), two_sigmoid()
+    with pytest.raises(ArgumentError, match=r"`teacher` must have a bias .*; pass the model's logit_bias") as caught:
+        TracerLoss(**weights)(student, plain)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ArgumentError, match=r"`student` must have a bias .*; got none; pass the model's") as caught:
+        TracerLoss(**weights)(plain, teacher)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("switches", list(itertools.product([0.0, 1.0], repeat=4)))

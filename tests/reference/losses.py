@@ -76,3 +76,57 @@ def cross_kd(s_image, s_text, s_scale, t_image, t_text, t_scale) -> float:
     images = [divergence(logs(t_image[i], t_text, t_scale), logs(s_image[i], t_text, s_scale)) for i in rows]
     texts = [divergence(logs(t_text[i], t_image, t_scale), logs(s_text[i], t_image, s_scale)) for i in rows]
     return 0.5 * math.fsum(images + texts) / len(rows)
+
+
+def log_sigmoid(z: float) -> float:
+    """Log of 1 / (1 + exp(-z)), without overflow."""
+    return -math.log1p(math.exp(-z)) if z >= 0 else z - math.log1p(math.exp(z))
+
+
+def pairwise(anchors: Rows, keys: Rows, scale: float, bias: float, targets: str, labels: list[int]) -> float:
+    """SigLIP's loss: yes or no for every pair, summed, over N."""
+    losses = []
+    for i, anchor in enumerate(anchors):
+        for j, key in enumerate(keys):
+            z = scale * dot(anchor, key) + bias
+            equal = labels[i] == labels[j]
+            if targets == "masked" and equal and i != j:
+                continue
+            yes = i == j or (targets == "multi_positive" and equal)
+            losses.append(-log_sigmoid(z if yes else -z))
+    return math.fsum(losses) / len(anchors)
+
+
+def sigmoid_icl(s_image, s_text, t_image, t_text, scale, bias, targets: str, labels: list[int]) -> float:
+    """Half the sum of both cross-anchor losses."""
+    image = pairwise(s_image, t_text, scale, bias, targets, labels)
+    return 0.5 * (image + pairwise(s_text, t_image, scale, bias, targets, labels))
+
+
+def bernoulli(teacher: float, student: float) -> float:
+    """KL of two yes-or-no answers from their logits."""
+    return math.fsum(
+        math.exp(log_sigmoid(sign * teacher)) * (log_sigmoid(sign * teacher) - log_sigmoid(sign * student))
+        for sign in (1, -1)
+    )
+
+
+def sigmoid_crd(s_image, s_text, s_scale, s_bias, t_image, t_text, t_scale, t_bias) -> float:
+    """Every pair once, over N."""
+    rows = range(len(s_image))
+    return math.fsum(
+        bernoulli(t_scale * dot(t_image[i], t_text[j]) + t_bias, s_scale * dot(s_image[i], s_text[j]) + s_bias)
+        for i in rows
+        for j in rows
+    ) / len(rows)
+
+
+def sigmoid_cross_kd(s_image, s_text, s_scale, s_bias, t_image, t_text, t_scale, t_bias) -> float:
+    """Student image i with teacher text j, and teacher image i with student text j, halved."""
+    total = 0.0
+    for i in range(len(s_image)):
+        for j in range(len(s_image)):
+            teacher = t_scale * dot(t_image[i], t_text[j]) + t_bias
+            total += bernoulli(teacher, s_scale * dot(s_image[i], t_text[j]) + s_bias)
+            total += bernoulli(teacher, s_scale * dot(t_image[i], s_text[j]) + s_bias)
+    return 0.5 * total / len(s_image)

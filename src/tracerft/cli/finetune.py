@@ -89,7 +89,7 @@ def _resumed(folder: str, arguments: Sequence[str]) -> FinetuneConfig:
     extra = [a for a in arguments if a.startswith("--") and a.split("=")[0] not in ("--resume", "--json")]
     if extra:
         raise ArgumentError(f"--resume goes on with the run as it was and takes no {extra[0]}; leave it out")
-    from tracerft.api import read_config
+    from tracerft.config import read_config
     from tracerft.errors import RunFolderError
 
     if not (Path(folder) / "config.yaml").is_file():

@@ -10,6 +10,7 @@ from tracerft.errors import ArgumentError, did_you_mean
 
 STUDIES = {
     "toy": "digits, then coloured digits: who learns colour without forgetting digits (Section 5.1)",
+    "shift": "finetune in one style, see what is gained and lost in the others (emoji, or domain/class/* folders)",
     "theory": "gradient descent on the linear problem against every closed form (Section 3)",
 }
 HELP = (
@@ -30,7 +31,7 @@ def run(arguments: Sequence[str]) -> None:
             f"unknown study {name!r}{did_you_mean(name, list(STUDIES))}; there are: {', '.join(STUDIES)}"
         )
     command = shlex.join(["tracerft", "study", *arguments])
-    report = _toy(rest, command) if name == "toy" else _theory(rest, command)
+    report = {"toy": _toy, "shift": _shift, "theory": _theory}[name](rest, command)
     _show(report)
 
 
@@ -60,6 +61,30 @@ def _toy(arguments: Sequence[str], command: str) -> Path:
             progress=progress,
             command=command,
         )
+
+
+def _shift(arguments: Sequence[str], command: str) -> Path:
+    parser = Parser("study shift", STUDIES["shift"])
+    parser.add_argument("--data", type=str, required=True, help="folder of domains, each with class folders; or emoji")
+    parser.add_argument(
+        "--out", type=str, default="runs/shift", help="folder of the study; finished runs in it are kept"
+    )
+    parser.add_argument("--style", type=str, default=None, help="domain to finetune in; the first by name by default")
+    parser.add_argument("--model", type=str, default="mini:lite0-minilm@96", help="start, where the data are not emoji")
+    parser.add_argument("--steps", type=int, default=150, help="optimiser steps of each run")
+    parser.add_argument("--batch_size", type=int, default=32, help="pairs in a batch")
+    parser.add_argument("--lr", type=float, default=1e-4, help="peak learning rate")
+    parser.add_argument("--seeds", type=int, default=1, help="seeds for the selected strengths")
+    parser.add_argument("--workers", type=int, default=2, help="runs at a time, a core each")
+    options = parser.read(arguments)
+    from tracerft.cli.progress import study_progress
+    from tracerft.studies import shift
+
+    numbers = {
+        name: getattr(options, name) for name in ("style", "model", "steps", "batch_size", "lr", "seeds", "workers")
+    }
+    with study_progress("shift study") as progress:
+        return shift.run(Path(options.out), data=Path(options.data), progress=progress, command=command, **numbers)
 
 
 def _theory(arguments: Sequence[str], command: str) -> Path:

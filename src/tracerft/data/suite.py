@@ -1,4 +1,7 @@
-"""A suite: what is in distribution, and named shifts from it."""
+"""A suite: what is in distribution, and named shifts from it, each with how it is scored.
+
+Legend: n images, H classes the zero-shot head knows, C classes scored.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,34 +12,66 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tracerft.data.benchmarks import build_benchmark
 from tracerft.data.digits import DigitSet, Task, load_digits
+from tracerft.data.listed import LogitMap
+from tracerft.data.manifest import Manifest, manifest_of_files, read_manifest
+from tracerft.data.prompts import class_captions, read_templates
+from tracerft.data.splits import CaptionedImages, LabelledImages
+from tracerft.data.suite_file import SplitFile, read_suite_file
+from tracerft.errors import DataError
+from tracerft.types import ImageSpec
 
 
-class Split(Protocol):
-    """Labelled images and one caption a class."""
-
-    @property
-    def captions(self) -> Sequence[str]:
-        """One caption for each of C classes."""
-        ...
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """``(n,)`` class ids."""
-        ...
+class ImageSource(Protocol):
+    """Images in a fixed order."""
 
     @property
     def sha256(self) -> str:
-        """Hash of images and labels."""
+        """Hash of the images and of how they are shown."""
         ...
 
     def __len__(self) -> int:
-        """N."""
+        """Number of images n."""
         ...
 
     def image_batches(self) -> Iterator[Tensor]:
         """All images in order, ``(N, 3, H, W)`` at a time."""
         ...
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and how a model is scored on them: by classification, or by retrieval where there are no labels.
+
+    Args:
+        images: in a fixed order.
+        labels: ``(n,)`` ids of scored classes; ``None`` for retrieval.
+        prompts: captions of each of H classes; for retrieval the distinct captions, one each.
+        positives: for retrieval, the prompts that belong to each image.
+        logit_map: from H to C classes, before any softmax.
+        groups: the group of each image, where the worst group counts.
+        ignored_groups: groups that cannot be the worst.
+        warnings: what a reader of the numbers should know.
+    """
+
+    images: ImageSource
+    labels: NDArray[np.int64] | None
+    prompts: Sequence[Sequence[str]]
+    positives: Sequence[Sequence[int]] | None = None
+    logit_map: LogitMap | None = None
+    groups: tuple[str, ...] | None = None
+    ignored_groups: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """Number of images n."""
+        return len(self.images)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of images, labels, prompts and transform."""
+        return self.images.sha256
 
 
 @dataclass(frozen=True)
@@ -59,6 +94,11 @@ class Suite:
         return {"id": self.id, **self.shifts, **{f"select-{name}": s for name, s in self.selection.items()}}
 
 
+def of_digits(digits: DigitSet) -> Split:
+    """Digits as their task shows and names them."""
+    return Split(digits, digits.labels, [[caption] for caption in digits.captions])
+
+
 def digit_suite(folder: Path | None, task: Task, held_out: DigitSet | None) -> Suite:
     """The test splits of a digit task.
 
@@ -70,13 +110,92 @@ def digit_suite(folder: Path | None, task: Task, held_out: DigitSet | None) -> S
     """
     test = load_digits(folder, "test")
     if task == "grey":
-        return Suite(DigitSet(test, "grey"), {}, {} if held_out is None else {"id": held_out})
-    shifts: dict[str, Split] = {
-        "original": DigitSet(test, "grey"),
-        "colour-random": DigitSet(test, task, agreement=0.5),
-        "colour-flipped": DigitSet(test, task, agreement=0.0),
+        selection = {} if held_out is None else {"id": of_digits(held_out)}
+        return Suite(of_digits(DigitSet(test, "grey")), {}, selection)
+    shifts = {
+        "original": of_digits(DigitSet(test, "grey")),
+        "colour-random": of_digits(DigitSet(test, task, agreement=0.5)),
+        "colour-flipped": of_digits(DigitSet(test, task, agreement=0.0)),
     }
-    selection: dict[str, Split] = {}
+    selection = {}
     if held_out is not None:
-        selection = {"id": held_out, "original": DigitSet(held_out.digits, "grey")}
-    return Suite(DigitSet(test, task), shifts, selection)
+        selection = {"id": of_digits(held_out), "original": of_digits(DigitSet(held_out.digits, "grey"))}
+    return Suite(of_digits(DigitSet(test, task)), shifts, selection)
+
+
+def of_manifest(manifest: Manifest, spec: ImageSpec, templates: Sequence[str], *, broken: str = "error") -> Split:
+    """A data set as a split: classified where it has labels, else retrieved by its captions.
+
+    Raises:
+        DataError: if it has neither.
+    """
+    if manifest.labels is not None:
+        prompts = class_captions(manifest.classes, templates)
+        labelled = LabelledImages(manifest, spec, prompts, broken=broken)
+        return Split(labelled, labelled.labels, prompts, warnings=labelled.warnings)
+    captioned = CaptionedImages(manifest, spec, broken=broken)
+    prompts = tuple((caption,) for caption in captioned.captions)
+    positives = [ids.tolist() for ids in captioned.caption_ids]
+    return Split(captioned, None, prompts, positives, warnings=captioned.warnings)
+
+
+def read_suite(
+    path: Path, spec: ImageSpec, *, templates: Sequence[str], classes: Sequence[str] | None, broken: str = "error"
+) -> Suite:
+    """A suite file, or one data set as the only split, ready to be evaluated.
+
+    Args:
+        path: a YAML file, or anything that `read_manifest` reads.
+        spec: how the model wants its images.
+        templates: used where the suite names none.
+        classes: names in label order that a run was trained with; by default the suite's, or the ID set's own.
+        broken: ``error`` or ``skip``.
+
+    Raises:
+        DataError: one line, also if the class names of two sets do not match.
+    """
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        manifest = read_manifest(path)
+        if classes and manifest.classes:
+            manifest = manifest.with_classes(classes)
+        return Suite(of_manifest(manifest, spec, templates, broken=broken), {})
+    suite = read_suite_file(path)
+    if suite.templates is not None:
+        templates = read_templates(suite.templates)
+    names = suite.classes or classes
+    if names is None and suite.id.builder is None:
+        names = read_manifest(suite.id.data, columns=suite.id.columns).classes or None
+    made = {}
+    for split in (suite.id, *suite.shifts.values()):
+        made[split.name] = _split(split, spec, templates, names, broken)
+    return Suite(made.pop(suite.id.name), made)
+
+
+def _split(
+    split: SplitFile, spec: ImageSpec, templates: Sequence[str], classes: Sequence[str] | None, broken: str
+) -> Split:
+    if split.builder is not None:
+        return _benchmark(split, spec, templates)
+    if split.group is not None:
+        raise DataError(f"{split.name}.group: groups of own data are not read yet; use the builders iwildcam or fmow")
+    manifest = read_manifest(split.data, columns=split.columns)
+    if classes and manifest.classes:
+        manifest = manifest.with_classes(split.subset or classes)
+    return of_manifest(manifest, spec, templates, broken=broken)
+
+
+def _benchmark(split: SplitFile, spec: ImageSpec, templates: Sequence[str]) -> Split:
+    listed = build_benchmark(str(split.builder), split.data, split.split)
+    prompts = class_captions(listed.head_classes, templates)
+    manifest = manifest_of_files(listed.paths, listed.labels, listed.class_names)
+    images = LabelledImages(manifest, spec, prompts, border=listed.border)
+    warned = images.warnings if listed.shortfall is None else (*images.warnings, listed.shortfall)
+    return Split(
+        images,
+        listed.labels,
+        prompts,
+        logit_map=listed.logit_map,
+        groups=listed.groups,
+        ignored_groups=listed.ignored_groups,
+        warnings=warned,
+    )

@@ -11,7 +11,7 @@ from tracerft.models.zero_shot import zero_shot_head, zero_shot_logits
 
 @torch.no_grad()
 def teacher_student_gap(
-    teacher: nn.Module, student: nn.Module, images: Tensor, captions: Sequence[str], tokenize: Tokenize
+    teacher: nn.Module, student: nn.Module, images: Tensor, prompts: Sequence[Sequence[str]], tokenize: Tokenize
 ) -> dict[str, float]:
     """Distance of the two in weights and in predictions on fixed images.
 
@@ -19,7 +19,7 @@ def teacher_student_gap(
         teacher: the averaged model.
         student: the model that trains; parameters are matched by name.
         images: ``(N, 3, H, W)`` probe images.
-        captions: one a class.
+        prompts: captions of each class.
         tokenize: captions to token ids.
 
     Returns:
@@ -31,7 +31,7 @@ def teacher_student_gap(
     was_training = student.training
     student.eval()
     log_p, log_q = (
-        torch.log_softmax(zero_shot_logits(model, images, zero_shot_head(model, tokenize, [[c] for c in captions])), 1)
+        torch.log_softmax(zero_shot_logits(model, images, zero_shot_head(model, tokenize, prompts)), 1)
         for model in (teacher, student)
     )
     student.train(was_training)

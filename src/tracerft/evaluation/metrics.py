@@ -1,10 +1,8 @@
 """Metrics as pure functions of logits and labels: accuracy, calibration, likelihood.
 
-Legend: n samples, C classes. Sums run in float64, softmax in float32 or wider. Imports `errors` only.
+Legend: n samples, C classes. Sums run in float64, softmax in float32 or wider. Imports `errors` and neighbours only.
 """
 
-import math
-from statistics import NormalDist
 from typing import Literal
 
 import torch
@@ -12,7 +10,9 @@ from torch import Tensor
 
 from tracerft.errors import ArgumentError, one_of
 from tracerft.evaluation.calibration import binned_gap, binned_gap_per_batch
+from tracerft.evaluation.groups import macro_f1
 from tracerft.evaluation.inputs import as_probabilities, checked
+from tracerft.evaluation.statistics import wilson_interval
 
 # The published evaluation loops average the calibration error over batches; 512 is their ViT-B/16 batch.
 PUBLISHED_BATCH_SIZE = 512
@@ -36,8 +36,25 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
         >>> accuracy(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0]))
         0.5
     """
+    return _mean(hits(logits, labels))
+
+
+def hits(logits: Tensor, labels: Tensor) -> Tensor:
+    """Whether each sample's largest score is the label's: what `paired_difference` compares.
+
+    Args:
+        logits: ``(n, C)`` finite scores.
+        labels: ``(n,)`` integer class ids in [0, C).
+
+    Returns:
+        ``(n,)`` bool, on the logits' device.
+
+    Raises:
+        ShapeError: if the shapes do not fit.
+        ArgumentError: as in `accuracy`.
+    """
     scores, labels = checked(logits, labels)
-    return _mean(scores.argmax(dim=1) == labels)
+    return scores.argmax(dim=1) == labels
 
 
 def top_k(logits: Tensor, labels: Tensor, k: int = 5) -> float:
@@ -75,9 +92,9 @@ def mean_per_class(logits: Tensor, labels: Tensor) -> float:
     """
     scores, labels = checked(logits, labels)
     counts = torch.bincount(labels, minlength=scores.shape[1]).double()
-    hits = torch.bincount(labels[scores.argmax(dim=1) == labels], minlength=scores.shape[1]).double()
+    correct = torch.bincount(labels[scores.argmax(dim=1) == labels], minlength=scores.shape[1]).double()
     present = counts > 0
-    return float((hits[present] / counts[present]).mean())
+    return float((correct[present] / counts[present]).mean())
 
 
 def expected_calibration_error(
@@ -180,38 +197,6 @@ def brier_score(logits: Tensor, labels: Tensor) -> float:
     return _mean(others + (1.0 - at_label).square())
 
 
-def wilson_interval(correct: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a fraction: sampling error of the test set, not of the training seed.
-
-    Args:
-        correct: number of hits, 0 to ``n``.
-        n: number of samples, at least 1.
-        level: coverage, between 0 and 1.
-
-    Returns:
-        ``(low, high)`` in [0, 1].
-
-    Raises:
-        ArgumentError: if a number is outside its range.
-
-    Example:
-        >>> [round(x, 4) for x in wilson_interval(8, 10)]
-        [0.4902, 0.9433]
-    """
-    if n < 1 or not 0 <= correct <= n:
-        raise ArgumentError(f"`correct` must be from 0 to `n` with `n` at least 1; got {correct} of {n}; check counts")
-    if not 0.0 < level < 1.0:
-        raise ArgumentError(f"`level` must be between 0 and 1; got {level}; 0.95 is usual")
-    z2 = NormalDist().inv_cdf(0.5 + level / 2.0) ** 2
-    share = correct / n
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
-    # At the two ends the formula gives exactly 0 and 1; rounding must not move them inside.
-    low = 0.0 if correct == 0 else max(0.0, centre - half)
-    high = 1.0 if correct == n else min(1.0, centre + half)
-    return low, high
-
-
 def summarise(logits: Tensor, labels: Tensor) -> dict[str, int | float | list[float] | None]:
     """Every metric of one split in plain Python values, with the names that record.json uses.
 
@@ -221,7 +206,8 @@ def summarise(logits: Tensor, labels: Tensor) -> dict[str, int | float | list[fl
 
     Returns:
         ``n`` (int), ``top1``, ``top1_ci95`` ``[low, high]``, ``top5`` (``None`` below five classes),
-        ``mean_per_class``, ``ece_10``, ``ece_15``, ``ece_per_batch_10`` (batches of 512), ``nll``, ``brier``.
+        ``mean_per_class``, ``macro_f1``, ``ece_10``, ``ece_15``, ``ece_per_batch_10`` (batches of 512), ``nll``,
+        ``brier``.
 
     Raises:
         ShapeError: if the shapes do not fit.
@@ -230,13 +216,14 @@ def summarise(logits: Tensor, labels: Tensor) -> dict[str, int | float | list[fl
     scores, labels = checked(logits, labels)
     confidence, guess = scores.softmax(dim=1).max(dim=1)
     correct = guess == labels
-    hits, n = int(correct.sum()), len(labels)
+    num_hits, n = int(correct.sum()), len(labels)
     return {
         "n": n,
-        "top1": hits / n,
-        "top1_ci95": list(wilson_interval(hits, n)),
+        "top1": num_hits / n,
+        "top1_ci95": list(wilson_interval(num_hits, n)),
         "top5": top_k(scores, labels, 5) if scores.shape[1] >= 5 else None,
         "mean_per_class": mean_per_class(scores, labels),
+        "macro_f1": macro_f1(scores, labels),
         "ece_10": binned_gap(confidence, correct, 10),
         "ece_15": binned_gap(confidence, correct, 15),
         "ece_per_batch_10": binned_gap_per_batch(confidence, correct, PUBLISHED_BATCH_SIZE, 10),

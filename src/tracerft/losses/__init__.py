@@ -11,6 +11,13 @@ from tracerft.losses.distillation import (
     interactive_contrastive_loss,
 )
 from tracerft.losses.penalties import cross_frobenius, l2_sp
+from tracerft.losses.sigmoid import (
+    pair_loss,
+    sigmoid_cross_kd,
+    sigmoid_interactive_loss,
+    sigmoid_loss,
+    sigmoid_relational_distillation,
+)
 from tracerft.losses.tracer import TracerLoss
 
 __all__ = [
@@ -22,4 +29,9 @@ __all__ = [
     "feature_distillation",
     "interactive_contrastive_loss",
     "l2_sp",
+    "pair_loss",
+    "sigmoid_cross_kd",
+    "sigmoid_interactive_loss",
+    "sigmoid_loss",
+    "sigmoid_relational_distillation",
 ]

@@ -120,7 +120,7 @@ def contrastive_loss(embeddings: Embeddings, targets: str = "diagonal", labels: 
 
     Note:
         Algorithm 1 prints the sum of the directions; E.2 says CLIP's loss, the mean. A SigLIP bias shifts all
-        similarities alike and so leaves the softmax as it is.
+        similarities alike and so leaves the softmax as it is; `pair_loss` picks the loss such a model wants.
 
     Example:
         >>> pairs = Embeddings(image=torch.eye(2), text=torch.eye(2), scale=torch.tensor(1.0))
@@ -134,12 +134,17 @@ def contrastive_loss(embeddings: Embeddings, targets: str = "diagonal", labels: 
     return symmetric_cross_entropy(block, block.T, same, targets)
 
 
-def _check_pairs(num_images: int, num_texts: int) -> None:
+def check_paired(num_images: int, num_texts: int) -> None:
+    """Raise `ShapeError` unless there are as many texts as images."""
     if num_images != num_texts:
         raise ShapeError(
             f"`embeddings` must pair one text with each image; got {num_images} images and {num_texts} texts; "
             "repeat the text rows by caption id"
         )
+
+
+def _check_pairs(num_images: int, num_texts: int) -> None:
+    check_paired(num_images, num_texts)
     if num_images < 2:
         raise ShapeError(
             f"`embeddings` must hold at least 2 pairs; got {num_images}: without negatives there is no gradient; "

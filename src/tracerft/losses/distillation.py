@@ -31,28 +31,37 @@ class SimilarityBlocks:
     def __init__(self, student: Embeddings, teacher: Embeddings) -> None:
         check_same_shape(student, teacher)
         self._student = student
-        self._teacher = Embeddings(teacher.image.detach(), teacher.text.detach(), teacher.scale.detach())
+        bias = None if teacher.bias is None else teacher.bias.detach()
+        self._teacher = Embeddings(teacher.image.detach(), teacher.text.detach(), teacher.scale.detach(), bias)
 
     @cached_property
     def student(self) -> Tensor:
         """``(N, N)``: student images against student texts, student's scale."""
-        return similarity_block(self._student.image, self._student.text, self._student.scale)
+        return self._block(self._student.image, self._student.text, self._student)
 
     @cached_property
     def image_cross(self) -> Tensor:
         """``(N, N)``: student images against teacher texts, student's scale."""
-        return similarity_block(self._student.image, self._teacher.text, self._student.scale)
+        return self._block(self._student.image, self._teacher.text, self._student)
 
     @cached_property
     def text_cross(self) -> Tensor:
         """``(N, N)``: student texts against teacher images, student's scale."""
-        return similarity_block(self._student.text, self._teacher.image, self._student.scale)
+        return self._block(self._student.text, self._teacher.image, self._student)
+
+    @cached_property
+    def teacher(self) -> Tensor:
+        """``(N, N)``: teacher images against teacher texts, teacher's scale."""
+        return self._block(self._teacher.image, self._teacher.text, self._teacher)
 
     @cached_property
     def teacher_logs(self) -> tuple[Tensor, Tensor]:
         """Two ``(N, N)``: log p^T and log q^T, teacher's scale (21, 22)."""
-        block = similarity_block(self._teacher.image, self._teacher.text, self._teacher.scale)
-        return block.log_softmax(dim=1), block.T.log_softmax(dim=1)
+        return self.teacher.log_softmax(dim=1), self.teacher.T.log_softmax(dim=1)
+
+    def contrastive(self, same: Tensor | None = None, targets: str = "diagonal") -> Tensor:
+        """L_MMCL of the student; ``same`` is what `same_caption` returned."""
+        return symmetric_cross_entropy(self.student, self.student.T, same, targets)
 
     def feature_distillation(self) -> Tensor:
         """FD (20); see the function of this name."""
@@ -73,6 +82,9 @@ class SimilarityBlocks:
         """CrossKD (25-27); see the function of this name."""
         log_p, log_q = self.teacher_logs
         return (_divergence(log_p, self.image_cross) + _divergence(log_q, self.text_cross)) / 2
+
+    def _block(self, anchors: Tensor, keys: Tensor, of: Embeddings) -> Tensor:
+        return similarity_block(anchors, keys, of.scale)
 
 
 def feature_distillation(student: Embeddings, teacher: Embeddings) -> Tensor:

@@ -3,6 +3,7 @@
 Owns the weights and nothing else; the terms are the pure functions beside it.
 
 Legend: L = L_MMCL + sd_weight * (fd * FD + crd * CRD + icl * ICL + cross_kd * CrossKD); N pairs in a batch.
+A student with a bias is a sigmoid (SigLIP) model: all terms but FD then take the form of `losses.sigmoid`.
 """
 
 import math
@@ -14,8 +15,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from tracerft.errors import ArgumentError, one_of
-from tracerft.losses.contrastive import TARGETS, contrastive_loss, same_caption, symmetric_cross_entropy
+from tracerft.losses.contrastive import TARGETS, same_caption
 from tracerft.losses.distillation import SimilarityBlocks
+from tracerft.losses.sigmoid import SigmoidBlocks, pair_loss
 from tracerft.types import Embeddings, LossTerms
 
 ModelOutput = Embeddings | tuple[Tensor, ...] | list[Tensor] | Mapping[str, Any]
@@ -34,6 +36,11 @@ class TracerLoss(nn.Module):
 
     Raises:
         ArgumentError: if a weight is negative or not finite, or targets is unknown.
+
+    Note:
+        Where the student's `Embeddings` carry a bias, the contrastive term, CRD, ICL and CrossKD are pairwise
+        sigmoids instead of softmaxes (ours; the paper names SigLIP as future work, F.1). CRD then counts once,
+        not once a direction; crd=2 restores its ratio to the other terms. See docs/siglip.md.
 
     Example:
         >>> import torch
@@ -64,7 +71,8 @@ class TracerLoss(nn.Module):
         """The weighted total and its parts for one batch.
 
         Args:
-            student: N pairs, N >= 2, as `Embeddings` or open_clip's tuple or dict.
+            student: N pairs, N >= 2 (1 will do in the sigmoid form), as `Embeddings` or open_clip's tuple or
+                dict. A bias in it chooses the sigmoid form.
             teacher: the same for the teacher; no gradient flows into it. Not read if no term needs it.
             labels: ``(N,)`` integer caption ids; needed unless targets is ``diagonal``.
 
@@ -73,15 +81,16 @@ class TracerLoss(nn.Module):
             before its weight and detached. A term of weight 0 is not computed and has no entry.
 
         Raises:
-            ArgumentError: if an output is not readable, or labels are missing or not integers.
+            ArgumentError: if an output is not readable, labels are missing or not integers, or one of student and
+                teacher has a bias and the other has none.
             ShapeError: if student and teacher differ in shape, there is one pair only, or labels are not ``(N,)``.
         """
         pairs = Embeddings.of(student)
         active = {name: weight for name, weight in self.weights.items() if self.sd_weight * weight > 0}
         if not active:
-            contrastive = contrastive_loss(pairs, self.targets, labels)
+            contrastive = pair_loss(pairs, self.targets, labels)
             return LossTerms(contrastive, {"contrastive": contrastive.detach()})
-        blocks = SimilarityBlocks(pairs, Embeddings.of(teacher))
+        blocks = _blocks(pairs, Embeddings.of(teacher))
         same = same_caption(labels, self.targets, len(pairs.image), pairs.image.device)
         terms: dict[str, Callable[[], Tensor]] = {
             "fd": blocks.feature_distillation,
@@ -89,7 +98,7 @@ class TracerLoss(nn.Module):
             "icl": partial(blocks.interactive_contrastive_loss, same, self.targets),
             "cross_kd": blocks.cross_kd,
         }
-        total = symmetric_cross_entropy(blocks.student, blocks.student.T, same, self.targets)
+        total = blocks.contrastive(same, self.targets)
         parts = {"contrastive": total.detach()}
         for name, weight in active.items():
             term = terms[name]()
@@ -101,6 +110,17 @@ class TracerLoss(nn.Module):
         """The weights and the targets, for ``print(loss)``."""
         weights = ", ".join(f"{name}={value:g}" for name, value in self.weights.items())
         return f"sd_weight={self.sd_weight:g}, {weights}, targets={self.targets!r}"
+
+
+def _blocks(student: Embeddings, teacher: Embeddings) -> SimilarityBlocks:
+    if student.bias is not None:
+        return SigmoidBlocks(student, teacher)
+    if teacher.bias is not None:
+        raise ArgumentError(
+            "`student` must have a bias where the teacher has one; got none; pass the model's logit_bias as "
+            "Embeddings(..., bias=...), or leave it out of both for the softmax form"
+        )
+    return SimilarityBlocks(student, teacher)
 
 
 def _weight(name: str, value: object) -> float:

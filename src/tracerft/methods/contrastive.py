@@ -9,18 +9,19 @@ from torch import Tensor, nn
 
 from tracerft.averaging import interpolate
 from tracerft.errors import ArgumentError
-from tracerft.losses import cross_frobenius, l2_sp
-from tracerft.losses.contrastive import contrastive_loss
+from tracerft.losses import cross_frobenius, l2_sp, pair_loss
+from tracerft.models.effective import unadapted
 from tracerft.models.encoder import projections
+from tracerft.models.lora import without_lora
 from tracerft.types import Batch, Embeddings, LossTerms
 
 
 class Contrastive:
-    """Symmetric InfoNCE on the pairs (FLYP, Goyal et al. 2023), the direct finetuning of the theory.
+    """The pretraining loss on the pairs (FLYP, Goyal et al. 2023): InfoNCE, or for SigLIP the sigmoid loss.
 
     Args:
         name: as in the METHODS table.
-        targets: how equal captions in a batch count, see `contrastive_loss`.
+        targets: how equal captions in a batch count, see `pair_loss`.
         l2_sp_weight: lambda >= 0 of (lambda/2) ||theta - theta_0||^2 over what trains, the logit scale
             left out.
         cross_frobenius_weight: coefficient >= 0 of ||P_I P_T^T||_F.
@@ -48,7 +49,11 @@ class Contrastive:
 
     @staticmethod
     def _penalised(model: nn.Module) -> dict[str, Tensor]:
-        return {n: p for n, p in model.named_parameters() if p.requires_grad and not n.endswith("logit_scale")}
+        return {
+            n: p
+            for n, p in model.named_parameters()
+            if p.requires_grad and not n.endswith(("logit_scale", "logit_bias"))
+        }
 
     def references(self) -> Mapping[str, nn.Module]:
         """None: the loss reads the student alone."""
@@ -56,7 +61,7 @@ class Contrastive:
 
     def objective(self, student: Embeddings, references: Mapping[str, Embeddings], batch: Batch) -> LossTerms:
         """InfoNCE of the batch."""
-        loss = contrastive_loss(student, self.targets, batch.caption_ids)
+        loss = pair_loss(student, self.targets, batch.caption_ids)
         return LossTerms(loss, {"contrastive": loss.detach()})
 
     def penalty(self, model: nn.Module) -> LossTerms | None:
@@ -75,8 +80,8 @@ class Contrastive:
         """Nothing."""
 
     def models(self) -> Mapping[str, nn.Module]:
-        """The student."""
-        return {"student": self._model}
+        """The student, adapters merged."""
+        return {"student": without_lora(self._model)}
 
     def state_dict(self) -> dict[str, Any]:
         """The anchors, so that a resumed run never depends on the pretrained file still being there."""
@@ -103,12 +108,13 @@ class WiseFT(Contrastive):
     def start(self, model: nn.Module, total_steps: int) -> None:
         """Keep the pretrained model."""
         super().start(model, total_steps)
-        self._pretrained = copy.deepcopy(model).requires_grad_(False)
+        self._pretrained = copy.deepcopy(unadapted(model)).requires_grad_(False)
 
     def models(self) -> Mapping[str, nn.Module]:
         """The finetuned model and the interpolated one."""
-        merged = interpolate(self._pretrained, self._model, self.alpha)
-        return {"student": self._model, f"student-wise-{self.alpha:.2f}": merged}
+        student = without_lora(self._model)
+        merged = interpolate(self._pretrained, student, self.alpha)
+        return {"student": student, f"student-wise-{self.alpha:.2f}": merged}
 
     def state_dict(self) -> dict[str, Any]:
         """The pretrained state."""

@@ -11,6 +11,7 @@ from torch import nn
 from tracerft.averaging import Teacher
 from tracerft.losses import TracerLoss
 from tracerft.methods.contrastive import Contrastive
+from tracerft.models.effective import effective, unadapted
 from tracerft.types import Batch, Embeddings, LossTerms
 
 
@@ -40,7 +41,7 @@ class SelfDistillation(Contrastive):
     def start(self, model: nn.Module, total_steps: int) -> None:
         """Copy the pretrained model into the teacher."""
         super().start(model, total_steps)
-        self.teacher = self._make_teacher(model, total_steps)
+        self.teacher = self._make_teacher(unadapted(model), total_steps)
 
     def references(self) -> Mapping[str, nn.Module]:
         """The teacher, unless no term listens to it."""
@@ -53,11 +54,11 @@ class SelfDistillation(Contrastive):
 
     def after_step(self, model: nn.Module) -> None:
         """One step of the teacher's clock."""
-        self.teacher.update(model)
+        self.teacher.update(effective(model))
 
     def models(self) -> Mapping[str, nn.Module]:
         """Student and teacher."""
-        return {"student": self._model, "teacher": self.teacher.averaged}
+        return {**super().models(), "teacher": self.teacher.averaged}
 
     def state_dict(self) -> dict[str, Any]:
         """The teacher with its clock."""

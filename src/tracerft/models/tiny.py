@@ -95,7 +95,7 @@ class LightViT(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Class token after the last block, projected."""
         x = self.patches(2.0 * images - 1.0).flatten(2).transpose(1, 2)  # (N, P, W)
-        x = torch.cat([self.class_token.expand(len(x), 1, -1), x], dim=1) + self.positions
+        x = torch.cat([self.class_token.expand(x.shape[0], 1, -1), x], dim=1) + self.positions
         for block in self.blocks:
             x = block(x)
         out: Tensor = self.norm(x[:, 0]) @ self.proj

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib import resources
+from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tracerft.errors import ArgumentError, DataError, did_you_mean
+from tracerft.errors import ArgumentError, DataError, MissingExtraError, did_you_mean
 from tracerft.models.encoder import LoadedModel
+from tracerft.models.lora import without_lora
 from tracerft.models.tiny import TinyConfig, TinyDualEncoder, tokenize
 
 CONFIG, WEIGHTS = "tracerft_model.json", "model.safetensors"
 NAMES = ("tiny", "tiny:random")
+FAMILIES = ("open_clip", "hf", "mini")
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -37,19 +39,43 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise DataError(f"{path}: not a whole safetensors file ({error}); restore it or train again") from error
 
 
-def save_model(model: nn.Module, folder: Path | str) -> Path:
-    """Write a model as a folder that `load_model` reads.
+def save_model(model: nn.Module, folder: Path | str, *, architecture: str | None = None) -> Path:
+    """Write a model as a folder that `load_model` reads; adapters are merged into a copy first.
+
+    A model of open_clip becomes a folder in its ``local-dir`` schema, which stock open_clip loads, one of transformers
+    a folder for ``from_pretrained``.
+
+    Args:
+        model: as `load_model` or a teacher gives it.
+        folder: made if it is not there.
+        architecture: open_clip's name of the architecture, for a model that open_clip itself built.
 
     Raises:
         ArgumentError: if the model cannot say how to build it again.
     """
-    folder = Path(folder)
-    describe = getattr(model, "describe", None)
-    if describe is None:
-        raise ArgumentError(f"`model` of type {type(model).__name__} cannot be saved: it has no describe()")
+    origin, describe = getattr(model, "origin", None), getattr(model, "describe", None)
+    if origin is None and architecture is not None:
+        from tracerft.models.open_clip import origin_of
+
+        origin = origin_of(model, architecture)
+    if origin is None and describe is None:
+        raise ArgumentError(
+            f"`model` of type {type(model).__name__} cannot be saved: it has no describe(); for one that open_clip "
+            "built, give `architecture`, such as ViT-B-16-quickgelu"
+        )
+    model, folder = without_lora(model), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_tensors(folder / WEIGHTS, model.state_dict())
-    (folder / CONFIG).write_text(json.dumps(describe(), indent=2) + "\n")
+    if origin is None:
+        save_tensors(folder / WEIGHTS, model.state_dict())
+        (folder / CONFIG).write_text(json.dumps(describe(), indent=2) + "\n")  # type: ignore[misc]
+    elif origin.family == "open_clip":
+        from tracerft.models import open_clip
+
+        save_tensors(folder / open_clip.WEIGHTS, open_clip.write_open_clip(model, origin, folder))
+    else:
+        from tracerft.models.hf import write_hf
+
+        write_hf(model, origin, folder)  # type: ignore[arg-type]
     return folder
 
 
@@ -74,37 +100,73 @@ def load_model(spec: str | Path, *, seed: int = 0) -> LoadedModel:
     """Load a dual encoder with its tokenizer.
 
     Args:
-        spec: ``tiny`` (the packaged digits model), ``tiny:random`` (the same, untrained), a model folder
-            written by `save_model`, or a run folder (its student).
-        seed: keys the initial weights of ``tiny:random``.
+        spec: ``tiny`` (the packaged digits model) or ``tiny:random`` (the same, untrained);
+            ``open_clip:ARCH/PRETRAINED`` (without PRETRAINED: random weights), ``open_clip:local-dir:FOLDER``;
+            ``hf:NAME`` or ``hf:FOLDER``; ``mini:NAME``; a model folder of any of these, or a run folder (its student).
+        seed: keys random weights.
 
     Raises:
-        ArgumentError: if nothing of that name is known.
+        ArgumentError: if nothing of that name is known, or it cannot be fetched.
         DataError: if the folder is damaged.
+        MissingExtraError: if an optional package is needed.
     """
+    spec = str(spec)
     if spec == "tiny":
         packaged = resources.files("tracerft.models") / "tiny"
         with resources.as_file(packaged) as folder:
-            return _from_folder(folder, "tiny")
+            return _described(folder, "tiny")
     if spec == "tiny:random":
         return _tiny({}, None, seed, "tiny:random")
-    folder = Path(spec)
+    family, _, name = spec.partition(":")
+    if family in FAMILIES and name:
+        return _of_family(family, name, seed)
+    return _from_folder(Path(spec))
+
+
+def _of_family(family: str, name: str, seed: int) -> LoadedModel:
+    if family == "open_clip":
+        from tracerft.models.open_clip import load_open_clip
+
+        return load_open_clip(name, seed=seed)
+    if family == "hf":
+        from tracerft.models.hf import load_hf
+
+        return load_hf(name)
+    try:
+        load_mini = import_module("tracerft.models.mini").load_mini
+    except ImportError as error:
+        raise MissingExtraError(f"mini:{name} is not in this installation ({error}); pass another model") from error
+    loaded: LoadedModel = load_mini(name)
+    return loaded
+
+
+def _from_folder(folder: Path) -> LoadedModel:
     for candidate in (folder, folder / "student"):
         if (candidate / CONFIG).is_file():
-            return _from_folder(candidate, str(spec))
+            return _described(candidate, str(folder))
+        if (candidate / "open_clip_config.json").is_file():
+            return _of_family("open_clip", f"local-dir:{candidate}", 0)
+        if (candidate / "config.json").is_file():
+            return _of_family("hf", str(candidate), 0)
     what = "is a folder without a finished model" if folder.is_dir() else "is neither a known name nor a folder"
+    near = did_you_mean(str(folder), NAMES)
     raise ArgumentError(
-        f"`model` {str(spec)!r} {what}; expected {' or '.join(NAMES)}, or a run or model folder"
-        + did_you_mean(spec, NAMES)
+        f"`model` {str(folder)!r} {what}; expected {', '.join(NAMES)}, open_clip:ARCH/PRETRAINED, hf:NAME, or a run or "
+        f"model folder{near}"
     )
 
 
-def _from_folder(folder: Path, source: str) -> LoadedModel:
+def _described(folder: Path, source: str) -> LoadedModel:
     try:
         description = json.loads((folder / CONFIG).read_text())
-        if description["family"] != "tiny":
-            raise DataError(f"{folder / CONFIG}: unknown model family {description['family']!r}")
-        return _tiny(description["model"], load_tensors(folder / WEIGHTS), 0, source)
+        family, model = description["family"], description["model"]
+        if family == "mini":
+            build = import_module("tracerft.models.mini").mini_from_description
+            loaded: LoadedModel = build(model, load_tensors(folder / WEIGHTS), source)
+            return loaded
+        if family != "tiny":
+            raise DataError(f"{folder / CONFIG}: unknown model family {family!r}")
+        return _tiny(model, load_tensors(folder / WEIGHTS), 0, source)
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise DataError(f"{folder / CONFIG}: not a model description ({error}); save the model again") from error
 

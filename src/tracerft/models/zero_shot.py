@@ -6,6 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tracerft.errors import ArgumentError
+from tracerft.models.encoder import text_lengths, trim
+
+CHUNK = 256  # captions encoded at once
+
 
 @torch.no_grad()
 def zero_shot_head(
@@ -19,20 +24,47 @@ def zero_shot_head(
         captions: one or more captions for each of C classes.
 
     Returns:
-        ``(C, D)`` unit-norm rows.
+        ``(C, D)`` unit-norm rows, float32.
+
+    Raises:
+        ArgumentError: if there is no class, or one without a caption.
     """
+    bare = [number for number, of_class in enumerate(captions) if not of_class]
+    if bare or not captions:
+        raise ArgumentError(f"`captions` needs a caption for every class; got none for {bare[:5] or 'any class'}")
+    distinct = list(dict.fromkeys(caption for of_class in captions for caption in of_class))
+    embedded = encode_captions(model, tokenize, distinct)
+    place = {caption: number for number, caption in enumerate(distinct)}
+    rows = [embedded[[place[caption] for caption in of_class]].mean(0) for of_class in captions]
+    return F.normalize(torch.stack(rows), dim=1)
+
+
+@torch.no_grad()
+def encode_captions(
+    model: nn.Module, tokenize: Callable[[Sequence[str]], Tensor], captions: Sequence[str], *, chunk: int = CHUNK
+) -> Tensor:
+    """Unit-norm float32 embeddings ``(len(captions), D)``, in chunks of similar length so that each is trimmed well."""
     device = next(model.parameters()).device
-    rows = []
-    for of_class in captions:
-        text = model.encode_text(tokenize(of_class).to(device), normalize=True)  # type: ignore[operator]
-        rows.append(F.normalize(text.float().mean(0), dim=0))
-    return torch.stack(rows)
+    tokens = tokenize(captions)
+    order = text_lengths(model, tokens).argsort(stable=True)
+    rows: list[Tensor] = []
+    with torch.autocast(device.type, enabled=False):
+        for part in torch.split(order, chunk):
+            text = model.encode_text(trim(model, tokens[part]).to(device), normalize=False)  # type: ignore[operator]
+            rows.append(F.normalize(text.float(), dim=-1))
+    return torch.cat(rows)[order.argsort().to(device)]
 
 
 @torch.no_grad()
 def zero_shot_logits(model: nn.Module, images: Tensor, head: Tensor) -> Tensor:
-    """``scale * image . class`` with the model's own scale, in float32: ``(N, C)``."""
-    image = model.encode_image(images, normalize=True).float()  # type: ignore[operator]
+    """``scale * image . class`` with the model's own scale and bias, in float32: ``(N, C)``."""
+    image = F.normalize(model.encode_image(images, normalize=False).float(), dim=-1)  # type: ignore[operator]
+    return similarity_logits(model, image, head)
+
+
+@torch.no_grad()
+def similarity_logits(model: nn.Module, image: Tensor, head: Tensor) -> Tensor:
+    """The same from unit-norm image embeddings ``(N, D)``."""
     logits: Tensor = model.logit_scale.exp().float() * image @ head.T  # type: ignore[operator]
     bias = getattr(model, "logit_bias", None)
     return logits if bias is None else logits + bias.float()

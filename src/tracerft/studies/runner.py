@@ -11,16 +11,19 @@ from typing import Any
 
 import torch
 
-from tracerft.api import Run, read_config, run_config
-from tracerft.config import FinetuneConfig
+from tracerft.api import ReadParts, Run, run_config, wise_path
+from tracerft.config import FinetuneConfig, read_config
 from tracerft.errors import ArgumentError, RunFolderError
-from tracerft.reports.record import environment, write_json, write_text
+from tracerft.evaluation.suite import evaluate_models
+from tracerft.models.weights import load_model
+from tracerft.reports.record import environment, write_json
 from tracerft.reports.study import write_study_report
+from tracerft.sources import read_parts
 
 Progress = Callable[[int, int, str], None]
 
 
-def finish(config: FinetuneConfig) -> Run:
+def finish(config: FinetuneConfig, read: ReadParts = read_parts) -> Run:
     """Return the run, from its folder if it is finished, else by running or resuming it.
 
     Raises:
@@ -30,21 +33,24 @@ def finish(config: FinetuneConfig) -> Run:
     resume = written.is_file()
     if resume and replace(read_config(written), out=config.out) != config:
         raise RunFolderError(f"{config.out}: holds a run with other settings; give the study another --out")
-    return run_config(config, resume=resume, keep_predictions=False)
+    return run_config(config, resume=resume, lean=True, read=read)
 
 
-def _worker(config: FinetuneConfig) -> str:
+def _worker(config: FinetuneConfig, read: ReadParts) -> str:
     torch.set_num_threads(1)  # two small models on two cores beat one on both, and sums do not depend on the machine
-    finish(config)
+    finish(config, read)
     return config.out
 
 
-def run_all(configs: Sequence[FinetuneConfig], workers: int, progress: Progress | None = None) -> list[Run]:
+def run_all(
+    configs: Sequence[FinetuneConfig], workers: int, progress: Progress | None = None, read: ReadParts = read_parts
+) -> list[Run]:
     """Finish every run, ``workers`` at a time, in processes of their own.
 
     Args:
         configs: one a run, each with its own ``out``.
         workers: processes; 1 or more.
+        read: a module's function that reads data and suite of a configuration.
         progress: told how many are done, how many there are, and the name of the last one.
 
     Returns:
@@ -55,7 +61,7 @@ def run_all(configs: Sequence[FinetuneConfig], workers: int, progress: Progress 
     if progress:
         progress(0, len(configs), "")
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        waiting = [pool.submit(_worker, config) for config in configs]
+        waiting = [pool.submit(_worker, config, read) for config in configs]
         try:
             for done, future in enumerate(as_completed(waiting), start=1):
                 out = future.result()
@@ -64,7 +70,15 @@ def run_all(configs: Sequence[FinetuneConfig], workers: int, progress: Progress 
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return [finish(config) for config in configs]
+    return [finish(config, read) for config in configs]
+
+
+def evaluate_path(run: Run, points: int, read: ReadParts) -> dict[str, dict[str, Any]]:
+    """Metrics of WiSE-FT between a run's start and its student, ends left out: ``student-wise-<alpha>`` by split."""
+    config = read_config(run.folder / "config.yaml")
+    start = load_model(config.model, seed=config.train.seed)
+    path = wise_path("student", start.model, load_model(run.folder / "student").model, points)
+    return evaluate_models(path, read(config, start).suite.splits(), start.tokenize)
 
 
 def commit() -> str | None:
@@ -86,18 +100,3 @@ def write_study(out: Path, study: dict[str, Any], command: str, started: float) 
     made = {"command": command, "commit": commit(), "environment": environment()}
     write_json(out / "study.json", study | made | {"seconds": time.perf_counter() - started})
     return write_study_report(out)
-
-
-def write_figures(out: Path, drawn: Sequence[tuple[str, str, str, str]]) -> list[dict[str, str]]:
-    """Write (name, title, SVG, caption) to ``out/figures``; returns the entries for study.json."""
-    entries = []
-    for name, title, svg, caption in drawn:
-        write_text(out / "figures" / f"{name}.svg", svg)
-        alt = f"{title}: the numbers are in the tables of this page"
-        entries.append({"file": f"figures/{name}.svg", "title": title, "caption": caption, "alt": alt})
-    return entries
-
-
-def claim(name: str, paper: str, ours: str, holds: bool | None, note: str = "") -> dict[str, Any]:
-    """A line of ``claims`` in study.json; ``holds`` comes from numbers, ``None`` says not tested here."""
-    return {"id": name, "paper": paper, "ours": ours, "holds": None if holds is None else bool(holds), "note": note}

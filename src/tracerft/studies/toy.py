@@ -9,13 +9,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tracerft.api import Run, evaluate
+from tracerft.api import Run
 from tracerft.averaging import Clock, beta_kernel, exponential_kernel, final_pretrained_weight
 from tracerft.config import DigitsConfig, FinetuneConfig, LossConfig, TeacherConfig, TrainConfig
 from tracerft.data.digits import download_digits
 from tracerft.errors import DataError, one_of
-from tracerft.studies.runner import Progress, run_all, write_study
-from tracerft.studies.toy_results import COLUMNS, Key, claims_of, figures, headline_of, measures, rows_of
+from tracerft.sources import read_parts
+from tracerft.studies.results import Key, rows_of
+from tracerft.studies.runner import Progress, evaluate_path, run_all, write_study
+from tracerft.studies.toy_results import COLUMNS, claims_of, figures, headline_of, measures
 
 SELECTION = "highest mean of coloured and original accuracy on held-out training digits, averaged over seeds"
 
@@ -127,7 +129,7 @@ def run(
         for seed in range(seeds)
     }
     runs = dict(zip(configs, run_all(list(configs.values()), workers, progress), strict=True))
-    rows = rows_of(_results(runs, seeds), LABELS, _shares(chosen))
+    rows = rows_of(_results(runs, seeds), COLUMNS, LABELS, _shares(chosen))
     claims = claims_of(rows)
     study = {
         "study": "toy",
@@ -157,7 +159,8 @@ def _pretrain(out: Path, size: Size, data: str, seeds: int, workers: int, progre
                 epochs=epochs, batch_size=64, lr=1e-3, seed=seed, device="cpu", log_every=50, checkpoint_every=0
             ),
             loss=LossConfig(targets="multi_positive"),
-            digits=DigitsConfig(task="grey", count=count, hold_out=0.0),
+            hold_out=0.0,
+            digits=DigitsConfig(task="grey", count=count),
         )
         for seed in range(seeds)
     ]
@@ -195,7 +198,8 @@ def _config(out: Path, size: Size, arm: Arm, strength: float, data: str, start: 
         ),
         teacher=teacher,
         loss=loss,
-        digits=DigitsConfig(start=used, count=size.finetune_count, hold_out=size.hold_out),
+        hold_out=size.hold_out,
+        digits=DigitsConfig(start=used, count=size.finetune_count),
     )
 
 
@@ -214,9 +218,8 @@ def _results(runs: dict[Key, Run], seeds: int) -> dict[Key, dict[str, float]]:
         direct = runs["direct", 0.0, seed]
         start = direct.results["pretrained"]
         found["pretrained", 0.0, seed] = measures(start, start)
-        for name, results in evaluate(direct, interpolate=11).results.items():
-            if "-wise-" in name:
-                found["wise-ft", float(name.rpartition("-")[2]), seed] = measures(results, start)
+        for name, results in evaluate_path(direct, 11, read_parts).items():
+            found["wise-ft", float(name.rpartition("-")[2]), seed] = measures(results, start)
     return found
 
 

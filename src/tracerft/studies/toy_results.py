@@ -6,22 +6,20 @@ Legend: a point is (method, strength); its values are one number a seed, in perc
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from tracerft.reports.figures import bars, curves, front, grouped_bars
-from tracerft.studies.runner import claim, write_figures
-
-Key = tuple[str, float, int]  # method, strength, seed
+from tracerft.studies.results import Key, claim, figure_claim, paired_claim, write_figures
 
 COLUMNS: list[dict[str, str | None]] = [
     {"key": "original", "label": "Original task", "unit": "%", "better": "higher"},
     {"key": "coloured", "label": "Coloured task", "unit": "%", "better": "higher"},
     {"key": "forgetting", "label": "Forgetting", "unit": "points", "better": "lower"},
-    {"key": "colour_random", "label": "Colour random", "unit": "%", "better": "higher"},
-    {"key": "colour_flipped", "label": "Colour flipped", "unit": "%", "better": "higher"},
     {"key": "ece_original", "label": "ECE original", "unit": "%", "better": "lower"},
     {"key": "ece_coloured", "label": "ECE coloured", "unit": "%", "better": "lower"},
+    {"key": "colour_random", "label": "Colour random", "unit": "%", "better": "higher"},
+    {"key": "colour_flipped", "label": "Colour flipped", "unit": "%", "better": "higher"},
     {"key": "teacher_original", "label": "Teacher, original", "unit": "%", "better": "higher"},
     {"key": "teacher_coloured", "label": "Teacher, coloured", "unit": "%", "better": "higher"},
     {"key": "pretrained_share", "label": "Pretrained share in teacher", "unit": "%", "better": None},
@@ -68,42 +66,6 @@ def measures(
     return {name: 100.0 * value for name, value in found.items()}
 
 
-def rows_of(
-    results: Mapping[Key, Mapping[str, float]], labels: Mapping[str, str], shares: Mapping[str, float]
-) -> list[dict[str, Any]]:
-    """One row a point, with the selected strength of each method marked."""
-    points: dict[tuple[str, float], list[Mapping[str, float]]] = {}
-    for (method, strength, _), one in sorted(results.items(), key=lambda item: item[0][2]):
-        points.setdefault((method, strength), []).append(one)
-    best: dict[str, tuple[float, float]] = {}
-    for (method, strength), seen in points.items():
-        score = mean(v.get("selection", 0.0) for v in seen)
-        if method not in best or score > best[method][0]:
-            best[method] = (score, strength)
-    rows = []
-    for (method, strength), values in points.items():
-        row: dict[str, Any] = {
-            "id": method,
-            "method": labels[method],
-            "strength": strength or None,
-            "selected": best[method][1] == strength,
-            "n": len(values),
-            "pretrained_share": shares.get(method),
-        }
-        for column in ("selection", *(c["key"] for c in COLUMNS if c["key"] != "pretrained_share")):
-            row[str(column)] = _spread([v[str(column)] for v in values if str(column) in v])
-        rows.append(row)
-    order = list(labels)
-    return sorted(rows, key=lambda row: order.index(row["id"]))
-
-
-def _spread(values: Sequence[float]) -> dict[str, Any] | None:
-    if not values:
-        return None
-    std = stdev(values) if len(values) > 1 else None
-    return {"mean": mean(values), "std": std, "values": list(values)}
-
-
 def claims_of(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The paper's statements about this study beside what came out at the selected strengths."""
     at = {row["id"]: row for row in rows if row["selected"]}
@@ -111,39 +73,17 @@ def claims_of(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     kept, lost = at["wma-all"]["forgetting"], at["direct"]["forgetting"]
     text = "direct finetuning forgets heavily (37.9 points in Figure 3)"
     found = [
-        _figure("direct-forgets", text, lost, ">", 30.0, "points of original accuracy; the bar is 30"),
-        _figure(
+        figure_claim("direct-forgets", text, lost, ">", 30.0, "points of original accuracy; the bar is 30"),
+        figure_claim(
             "tracer-keeps", "TRACER forgets next to nothing", kept, "<", 3.0, f"points of {start:.1f} %; the bar is 3"
         ),
     ]
     for name, text, better, worse, measure, slack in PAIRS:
         if better in at and worse in at:
-            found.append(_paired(name, text, at[better], at[worse], measure, slack))
+            found.append(paired_claim(name, text, at[better], at[worse], measure, slack))
         else:
             found.append(claim(name, text, "not run in this size", None))
     return found
-
-
-def _figure(name: str, paper: str, cell: Mapping[str, Any], sign: str, bar: float, note: str) -> dict[str, Any]:
-    value = cell["mean"]
-    return claim(name, paper, f"{value:.1f}", value > bar if sign == ">" else value < bar, note)
-
-
-def _paired(
-    name: str, paper: str, better: Mapping[str, Any], worse: Mapping[str, Any], measure: str, slack: float = 0.0
-) -> dict[str, Any]:
-    """``better - worse + slack > 0``, judged on seed-paired differences beyond two standard errors."""
-    a, b = better[measure]["values"], worse[measure]["values"]
-    differences = [x - y for x, y in zip(a, b, strict=True)]
-    gap = mean(differences)
-    ours = f"{mean(a):.1f} against {mean(b):.1f} ({gap:+.1f})"
-    if len(differences) < 2:
-        return claim(name, paper, ours, gap + slack > 0, "one seed: a direction, no more")
-    error = stdev(differences) / len(differences) ** 0.5
-    note = f"difference {gap:+.2f} ± {error:.2f} (standard error, {len(differences)} paired seeds)"
-    if abs(gap + slack) <= 2 * error:
-        return claim(name, paper, ours, None, f"{note}: not settled")
-    return claim(name, paper, ours, gap + slack > 0, note)
 
 
 def headline_of(
@@ -189,10 +129,18 @@ def figures(
     lost = "Points of original accuracy lost against the pretrained model."
     line = "A line is a method over its strengths, a star its selected one; up and to the right is better."
     whiskers = "Each method at its selected strength; whiskers are standard deviations over seeds."
+    # The corner where the choice is made; without it one forgetful method squeezes the others together.
+    low = {
+        k: min([r[k]["mean"] for r in trained if r["forgetting"]["mean"] < 10.0] or [90.0])
+        for k in ("coloured", "original")
+    }
+    limits = ((max(low["coloured"], 80.0) - 1.0, 100.0), (low["original"] - 1.0, 100.0))
+    corner = front(varied, "coloured", "original", reference=start, x_label=x_label, y_label=y_label, limits=limits)
     drawn = [
         ("accuracy", "Accuracy on both tasks", accuracy, whiskers),
         ("forgetting", "Forgetting", forgetting, lost),
         ("trade-off", "Trade-off over strengths", trade_off, line),
+        ("trade-off-corner", "Trade-off, the corner that matters", corner, line + " Points outside are not shown."),
     ]
     for name, title, key, unit in (
         ("gap-kl", "Teacher-student gap in predictions", "gap_kl", "KL(teacher || student), nats"),

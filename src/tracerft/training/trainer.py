@@ -26,7 +26,7 @@ from tracerft.training.checkpoint import (
 from tracerft.training.optim import adamw, learning_rate, load_optimizer_tensors, optimizer_tensors
 from tracerft.types import Batch
 
-MAX_LOG_SCALE = math.log(100.0)  # CLIP's own clamp
+MAX_LOG_SCALE = math.log(100.0)  # CLIP's own clamp; a model that starts above (SigLIP) keeps its start as the cap
 
 
 class Source(Protocol):
@@ -106,6 +106,8 @@ class Trainer:
         method.start(model, plan.total_steps)
         self.optimizer = adamw(model, lr=plan.lr, weight_decay=plan.weight_decay)
         self.step = 0
+        scale = getattr(model, "logit_scale", None)
+        self._max_log_scale = max(MAX_LOG_SCALE, float(scale)) if isinstance(scale, Tensor) else MAX_LOG_SCALE
 
     def run(self) -> None:
         """Train from ``step`` to the end.
@@ -173,7 +175,7 @@ class Trainer:
     def _clamp_scale(self) -> None:
         scale = getattr(self.model, "logit_scale", None)
         if isinstance(scale, nn.Parameter) and scale.requires_grad:
-            scale.clamp_(0.0, MAX_LOG_SCALE)
+            scale.clamp_(0.0, self._max_log_scale)
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0

@@ -1,0 +1,69 @@
+"""What a source found, before labels and captions are checked: the one shape that all sources share."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from tracerft.data.paths import read_file
+
+
+class Reader(Protocol):
+    """Where the encoded images are."""
+
+    def read(self, at: int, name: str) -> bytes:
+        """The encoded image at a row; ``name`` is for messages. Safe to call from several threads."""
+        ...
+
+
+@dataclass(slots=True)
+class Found:
+    """One image.
+
+    Args:
+        name: path relative to the data set; identifies the sample.
+        size: encoded bytes.
+        at: the reader's row.
+        captions: as written.
+        label: class name or number as written, ``None`` if there is none.
+        where: for messages, such as ``line 7``.
+    """
+
+    name: str
+    size: int
+    at: int
+    captions: list[str] = field(default_factory=list)
+    label: str | int | None = None
+    where: str = ""
+
+
+@dataclass
+class FoundSet:
+    """All images of a source.
+
+    Args:
+        found: in the source's order.
+        reader: reads them.
+        declared: class names in the source's own order, if it has one.
+        ordered: whether class names may be given by position (class folders, sorted).
+        warnings: counted things a user should know.
+    """
+
+    found: list[Found]
+    reader: Reader
+    declared: tuple[str, ...] | None = None
+    ordered: bool = False
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class FileReader:
+    """Images as files.
+
+    Args:
+        paths: one a row.
+    """
+
+    paths: tuple[str, ...]
+
+    def read(self, at: int, name: str) -> bytes:
+        """The file's bytes."""
+        return read_file(self.paths[at], name)

@@ -1,0 +1,243 @@
+"""The samples of a data set as a table with a hash, whatever it is kept in."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracerft.data.classes import assign_labels, match_classes, read_classes
+from tracerft.data.columns import check_columns
+from tracerft.data.folders import read_class_folders
+from tracerft.data.found import FileReader, FoundSet, Reader
+from tracerft.data.hub import is_saved_set, read_saved_set
+from tracerft.data.paths import Root
+from tracerft.data.rows import TABLE_SUFFIXES
+from tracerft.data.tables import read_image_table
+from tracerft.data.tars import COMPRESSED_SUFFIXES, TAR_SUFFIXES, read_tars, tars_in
+from tracerft.data.text import clean_caption, first_five, shown
+from tracerft.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image and what is known of it.
+
+    Args:
+        name: path relative to the data set, ``tar/member``, or ``row 3``.
+        size: encoded bytes.
+        captions: none, one or several.
+        label: class id, or ``None``.
+        at: the reader's row.
+    """
+
+    name: str
+    size: int
+    captions: tuple[str, ...]
+    label: int | None
+    at: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A data set: what its images are and say, without the images.
+
+    Args:
+        samples: in a fixed order.
+        classes: names by label id; empty where there are no labels.
+        reader: where the encoded images are.
+        warnings: counted things a user should know, one line each.
+    """
+
+    samples: tuple[Sample, ...]
+    classes: tuple[str, ...]
+    reader: Reader
+    warnings: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.samples)
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64] | None:
+        """``(n,)`` class ids, or ``None`` where there are none."""
+        if any(s.label is None for s in self.samples):
+            return None
+        return np.array([s.label for s in self.samples], dtype=np.int64)
+
+    @property
+    def has_captions(self) -> bool:
+        """Whether every image has captions of its own."""
+        return all(s.captions for s in self.samples)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of names, sizes, captions, labels and classes, in order; not of dates, folders or pixels."""
+        digest = hashlib.sha256(json.dumps(["tracerft manifest 1", self.classes]).encode())
+        for s in self.samples:
+            digest.update(json.dumps([s.name, s.size, s.captions, s.label]).encode())
+        return digest.hexdigest()
+
+    def read(self, index: int) -> bytes:
+        """The encoded image of a sample."""
+        sample = self.samples[index]
+        return self.reader.read(sample.at, sample.name)
+
+    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> "Manifest":
+        """The samples at these positions, in this order."""
+        return dataclasses.replace(self, samples=tuple(self.samples[int(i)] for i in indices))
+
+    def with_classes(self, classes: Sequence[str], *, partial: bool = True) -> "Manifest":
+        """The same images labelled with the ids of another set's classes, matched by name.
+
+        Raises:
+            DataError: with the difference, if the names do not match.
+        """
+        ids = match_classes(classes, self.classes, partial=partial)
+        samples = tuple(s if s.label is None else dataclasses.replace(s, label=int(ids[s.label])) for s in self.samples)
+        return dataclasses.replace(self, samples=samples, classes=tuple(classes))
+
+
+def manifest_of_files(
+    paths: Sequence[Path], labels: Sequence[int] | NDArray[np.int64], classes: Sequence[str]
+) -> Manifest:
+    """A manifest of image files that are listed already, such as those of a published benchmark.
+
+    Args:
+        paths: image files.
+        labels: a class id each.
+        classes: names by label id.
+
+    Raises:
+        DataError: if a file is missing.
+    """
+    missing = [path for path in paths if not path.is_file()]
+    if missing or not paths:
+        raise DataError(f"{len(missing)} of {len(paths)} image files are missing: {first_five(missing)}; restore them")
+    top = os.path.commonpath([path.parent for path in paths])
+    samples = tuple(
+        Sample(path.relative_to(top).as_posix(), path.stat().st_size, (), int(label), at)
+        for at, (path, label) in enumerate(zip(paths, labels, strict=True))
+    )
+    return Manifest(samples, tuple(classes), FileReader(tuple(str(path) for path in paths)))
+
+
+def read_manifest(
+    path: str | Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    classes: str | Path | Sequence[str] | Mapping[str, str] | None = None,
+    root: str | Path | None = None,
+    separator: str | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+) -> Manifest:
+    """Read a data set by what its path is.
+
+    A folder of class folders; a folder with ``captions.csv`` (or tsv, jsonl, txt); one such table; a tar
+    or a folder of tars; a folder that Hugging Face `datasets` saved.
+
+    Args:
+        path: the data set.
+        columns: names of the columns (keys, in JSON) ``image``, ``caption`` and ``label``; obvious ones
+            are guessed. A pattern such as ``noto/{codepoint}.png`` is filled from other columns; an
+            empty name means that there is no such column.
+        classes: names by label id: a list, a file with one a line or with ``folder<TAB>name``, or a
+            mapping of folder to name. By default the data's own.
+        root: folder that a table's image paths start from and that paths and links may not leave; by
+            default the table's folder.
+        separator: between several captions in one cell.
+        delimiter: of the table's cells; found by default.
+        encoding: of the table; found by default.
+
+    Returns:
+        The checked samples, in the order of the source.
+
+    Raises:
+        DataError: one line that names the file, line or field that is wrong, and the cure.
+        MissingExtraError: for a saved Hugging Face data set without the package.
+    """
+    path, wanted = Path(path), check_columns(columns)
+    names = None if classes is None else read_classes(classes)
+    try:
+        kind, source = _kind(path)
+        bounds = Root(Path(root) if root is not None else source if source.is_dir() else source.parent)
+        if kind == "table":
+            data = read_image_table(source, bounds, wanted, separator=separator, delimiter=delimiter, encoding=encoding)
+        elif kind == "tars":
+            tars = tars_in(source, bounds) if source.is_dir() else [source]
+            data = read_tars(tars, wanted, separator=separator, encoding=encoding)
+        elif kind == "saved":
+            data = read_saved_set(source, wanted, separator=separator)
+        else:
+            data = read_class_folders(source, bounds)
+    except OSError as error:
+        raise DataError(f"{shown(path)}: cannot be read ({error.strerror}); check path and permissions") from error
+    labelled_names, labels = assign_labels(data, names, shown(path))
+    return _manifest(data, labelled_names, labels, shown(path))
+
+
+def _kind(path: Path) -> tuple[str, Path]:
+    """Which reader fits, and what it should read."""
+    name = path.name.lower()
+    if "\0" in str(path) or not path.exists():
+        raise DataError(f"{shown(path)}: no such file or folder; expected a data set; check the path")
+    if name.endswith(COMPRESSED_SUFFIXES):
+        raise DataError(
+            f"{shown(path)}: compressed tars have no random access; unpack it to a plain .tar first (gunzip)"
+        )
+    if path.is_file():
+        if name.endswith(TABLE_SUFFIXES):
+            return "table", path
+        if name.endswith(TAR_SUFFIXES):
+            return "tars", path
+    if not path.is_dir():
+        raise DataError(
+            f"{shown(path)}: not a data set; expected a folder, a table ({', '.join(TABLE_SUFFIXES)}) or a .tar"
+        )
+    tables = [path / f"captions{suffix}" for suffix in TABLE_SUFFIXES if (path / f"captions{suffix}").is_file()]
+    if len(tables) > 1:
+        raise DataError(f"{shown(path)}: has {first_five(t.name for t in tables)}; give the one to use as the path")
+    if tables:
+        return "table", tables[0]
+    if is_saved_set(path):
+        return "saved", path
+    entries = [p for p in path.iterdir() if not p.name.startswith(".")]
+    if any(p.name.lower().endswith(TAR_SUFFIXES) and not p.is_dir() for p in entries):
+        return "tars", path
+    return "folders", path
+
+
+def _manifest(data: FoundSet, classes: tuple[str, ...], labels: list[int | None], where: str) -> Manifest:
+    samples: list[Sample] = []
+    empty: list[str] = []
+    broken = 0
+    for entry, label in zip(data.found, labels, strict=True):
+        cleaned = [clean_caption(text) for text in entry.captions]
+        broken += sum(changed for _, changed in cleaned)
+        if not all(text for text, _ in cleaned):
+            empty.append(entry.where)
+        captions = tuple(dict.fromkeys(text for text, _ in cleaned))
+        samples.append(Sample(entry.name, entry.size, captions, label, entry.at))
+    if empty:
+        raise DataError(
+            f"{where}: {len(empty)} images have an empty caption: {first_five(empty)}; fill them in or take them out"
+        )
+    bare = [entry.where for entry, s in zip(data.found, samples, strict=True) if not s.captions]
+    if bare and (len(bare) < len(samples) or labels[0] is None):
+        raise DataError(
+            f"{where}: {len(bare)} of {len(samples)} images have neither caption nor class: {first_five(bare)}; add "
+            "them, or take the images out"
+            if labels[0] is None
+            else f"{where}: {len(bare)} of {len(samples)} images have no caption: {first_five(bare)}; add them"
+        )
+    warnings = list(data.warnings)
+    if broken:
+        warnings.append(f"{broken} captions held NUL or broken characters, which were taken out")
+    return Manifest(tuple(samples), classes, data.reader, tuple(warnings))
