@@ -24,7 +24,7 @@ class Parser(ArgumentParser):
         """
         self._refuse_unknown(arguments)
         try:
-            return self.parse_args(list(arguments))
+            return self.instantiate_classes(self.parse_args(list(arguments)))
         except (argparse.ArgumentError, SystemExit) as error:
             if isinstance(error, SystemExit):  # --help and --print_config
                 raise
