@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import hashlib
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -146,7 +147,8 @@ def run_config(
     probe = _probe(method, student, suite, loaded, config) if config.train.probe_every else None
     trainer = Trainer(student, method, source, plan, folder, probe=probe, progress=progress)
     if resume:
-        trainer.resume()
+        for problem in trainer.resume():
+            warnings.warn(f"passed over a checkpoint: {problem}", UserWarning, stacklevel=2)
     trainer.run()
     models = {"pretrained": pretrained, **method.models()}
     predictions = folder / "predictions" if keep_predictions else None
@@ -212,8 +214,10 @@ def evaluate(
         end = load_model(folder / name).model
         models[name] = end
         models |= wise_path(name, start.model, end, interpolate)
-    data = config.data if suite is None else str(suite)
-    splits = digit_suite(_folder(data), config.digits.task, None).splits()  # type: ignore[arg-type]
+    if suite is None:  # the splits of the record, those for selection included
+        splits = _digits(config, start)[1].splits()
+    else:
+        splits = digit_suite(_folder(str(suite)), config.digits.task, None).splits()  # type: ignore[arg-type]
     return Evaluation(evaluate_models(models, splits, start.tokenize, predictions))
 
 

@@ -24,7 +24,8 @@ class Parser(ArgumentParser):
         """
         self._refuse_unknown(arguments)
         try:
-            return self.instantiate_classes(self.parse_args(list(arguments)))
+            parsed: Namespace = self.instantiate_classes(self.parse_args(list(arguments)))
+            return parsed
         except (argparse.ArgumentError, SystemExit) as error:
             if isinstance(error, SystemExit):  # --help and --print_config
                 raise

@@ -105,7 +105,7 @@ def _from_folder(folder: Path, source: str) -> LoadedModel:
         if description["family"] != "tiny":
             raise DataError(f"{folder / CONFIG}: unknown model family {description['family']!r}")
         return _tiny(description["model"], load_tensors(folder / WEIGHTS), 0, source)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise DataError(f"{folder / CONFIG}: not a model description ({error}); save the model again") from error
 
 

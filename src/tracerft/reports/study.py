@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from tracerft.errors import DataError
-from tracerft.reports.blocks import Cell, Claims, Column, Figure, Figures, Repeat, Section, Table
+from tracerft.reports.blocks import VERDICTS, Cell, Claims, Column, Figure, Figures, Repeat, Section, Table
 from tracerft.reports.html import page
 from tracerft.reports.record import read_json, write_text
 from tracerft.reports.run import duration, write_run_report
 from tracerft.reports.svg import inline
-from tracerft.reports.tables import MISSING, number, spread
+from tracerft.reports.tables import MISSING, markdown, number, spread
 
 __all__ = ["write_run_report", "write_study_report"]
 
@@ -21,7 +21,7 @@ _BEST = "Bold is the best mean of the column; compare it with the deviations bef
 
 
 def write_study_report(folder: Path) -> Path:
-    """Write ``report.html`` from ``study.json`` and ``figures/*.svg``.
+    """Write ``report.html`` and ``table.md`` from ``study.json`` and ``figures/*.svg``.
 
     Args:
         folder: the study's folder.
@@ -42,13 +42,29 @@ def write_study_report(folder: Path) -> Path:
             )
     path = folder / "report.html"
     write_text(path, page(study["title"], study["headline"], _sections(folder, study), study))
+    write_text(folder / "table.md", study_markdown(study))
     return path
+
+
+def study_markdown(study: Mapping[str, Any]) -> str:
+    """The rows of the main table and the claims as GitHub tables, for a README."""
+    columns = [c for c in study["columns"] if any(row.get(c["key"]) is not None for row in _chosen(study))]
+    table = _table("", columns, _chosen(study), collapsed=False)
+    heads = [f"{c.label}, {c.unit}" if c.unit else c.label for c in table.columns]
+    rows = [[f"**{cell.text}**" if cell.best else cell.text for cell in row] for row in table.rows]
+    claims = [[c["paper"], c["ours"], VERDICTS[c["holds"]][1], c["note"]] for c in study["claims"]]
+    return markdown(heads, rows) + "\n" + markdown(["Claim of the paper", "Here", "", "Note"], claims)
+
+
+def _chosen(study: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Selected rows, or all where nothing was selected."""
+    return [row for row in study["rows"] if row.get("selected")] or study["rows"]
 
 
 def _sections(folder: Path, study: Mapping[str, Any]) -> list[Section]:
     """Main table, claims, figures, every strength, how to repeat it."""
     rows, columns = study["rows"], study["columns"]
-    chosen = [row for row in rows if row.get("selected")] or rows
+    chosen = _chosen(study)
     sections: list[Section] = [_table("Results at the selected strength", columns, chosen, collapsed=False)]
     if study["claims"]:
         sections.append(Claims("Claims of the paper", study["claims"]))

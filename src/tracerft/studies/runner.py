@@ -99,5 +99,5 @@ def write_figures(out: Path, drawn: Sequence[tuple[str, str, str, str]]) -> list
 
 
 def claim(name: str, paper: str, ours: str, holds: bool | None, note: str = "") -> dict[str, Any]:
-    """A line of ``claims`` in study.json; ``holds`` comes from numbers, ``None`` says not tested here."""
+    """A line of ``claims`` in study.json; ``holds`` comes from numbers, ``None`` says not tested, or not settled."""
     return {"id": name, "paper": paper, "ours": ours, "holds": None if holds is None else bool(holds), "note": note}
