@@ -39,7 +39,7 @@ from tracerft.models.weights import load_model, num_parameters, pick_device, sav
 from tracerft.reports.record import environment, read_record, write_json
 from tracerft.reports.run import write_run_report
 from tracerft.reports.terminal import results_table
-from tracerft.training.trainer import Plan, Probe, Progress, Trainer
+from tracerft.training.trainer import Plan, Probe, Progress, Trainer, refuse_changes
 
 
 @dataclass(frozen=True)
@@ -326,6 +326,8 @@ def _claim(folder: Path, config: FinetuneConfig, resume: bool) -> None:
     written = folder / "config.yaml"
     if resume and not written.is_file():
         raise RunFolderError(f"{folder}: nothing to resume, no config.yaml there; start without --resume")
+    if resume:  # also before the first checkpoint, which would tell the same
+        refuse_changes(*(_flat(asdict(c) | {"out": None}) for c in (read_config(written), config)))
     if not resume and folder.exists() and any(folder.iterdir()):
         raise RunFolderError(
             f"{folder}: exists and is not empty; choose another --out, or go on with "

@@ -17,6 +17,7 @@ from tracerft.reports.tables import MISSING, markdown, number, spread
 
 __all__ = ["write_run_report", "write_study_report"]
 
+SHORT = 5  # columns that a README or terminal has room for; the page has all
 _BEST = "Bold is the best mean of the column; compare it with the deviations before reading a difference into it."
 
 
@@ -47,9 +48,8 @@ def write_study_report(folder: Path) -> Path:
 
 
 def study_markdown(study: Mapping[str, Any]) -> str:
-    """The rows of the main table and the claims as GitHub tables, for a README."""
-    columns = [c for c in study["columns"] if any(row.get(c["key"]) is not None for row in _chosen(study))]
-    table = _table("", columns, _chosen(study), collapsed=False)
+    """The first columns of the main table, and the claims, as GitHub tables for a README."""
+    table = _table("", study["columns"][:SHORT], _chosen(study), collapsed=False)
     heads = [f"{c.label}, {c.unit}" if c.unit else c.label for c in table.columns]
     rows = [[f"**{cell.text}**" if cell.best else cell.text for cell in row] for row in table.rows]
     claims = [[c["paper"], c["ours"], VERDICTS[c["holds"]][1], c["note"]] for c in study["claims"]]
@@ -79,6 +79,7 @@ def _sections(folder: Path, study: Mapping[str, Any]) -> list[Section]:
 def _table(
     title: str, columns: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], *, collapsed: bool
 ) -> Table:
+    columns = [c for c in columns if any(row.get(c["key"]) is not None for row in rows)]
     heads = [Column("Method", numeric=False), Column("Strength")]
     heads += [Column(c["label"], c.get("unit") or "", c.get("better")) for c in columns]
     heads.append(Column("n", better="higher"))
@@ -91,6 +92,8 @@ def _table(
         line += [_cell(row, column, best[column["key"]]) for column in columns]
         n = row.get("n")
         lines.append([*line, Cell(MISSING if n is None else str(n), n)])
+    if all(row.get("n") is None for row in rows):
+        return Table(title, heads[:-1], [line[:-1] for line in lines], _BEST, collapsed)
     note = f"Mean ± sample standard deviation (n − 1) over n seeds. {_BEST}"
     return Table(title, heads, lines, note + (" ★ is the selected strength." if collapsed else ""), collapsed)
 

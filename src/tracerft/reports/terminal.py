@@ -4,9 +4,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tracerft.reports.study import SHORT
 from tracerft.reports.tables import number, rich_table, spread
-
-TERMINAL_COLUMNS = 5  # more do not fit 100 characters; the report has all
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:
@@ -50,7 +49,7 @@ def print_study(study: Mapping[str, Any]) -> None:
     for sentence in study["headline"]:
         console.print(sentence, markup=False)
     chosen = [row for row in study["rows"] if row.get("selected")] or study["rows"]
-    columns = [c for c in study["columns"] if any(row.get(c["key"]) is not None for row in chosen)][:TERMINAL_COLUMNS]
+    columns = [c for c in study["columns"] if any(row.get(c["key"]) is not None for row in chosen)][:SHORT]
     headers = ["method", "strength", *(f"{c['label']} {c['unit'] or ''}".strip() for c in columns)]
     rows = [[r["method"], r.get("strength"), *(_cell(r.get(c["key"])) for c in columns)] for r in chosen]
     console.print(rich_table(headers, rows))

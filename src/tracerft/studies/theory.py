@@ -33,11 +33,11 @@ RECIPE = (25020, 0.9)  # steps, lam
 LINEAR_STEPS = 100  # teacher updates of the linear run, each a descent to the minimum
 TOLERANCE = 1e-9  # fp64 descent against fp64 closed form
 HORIZON_CLAIM = "no bias at the recipe's horizon"
-COLUMNS = [
-    {"key": "teacher_residual", "label": "Teacher residual", "unit": "", "better": "lower"},
-    {"key": "student_residual", "label": "Student residual", "unit": "", "better": "lower"},
-    {"key": "static_residual", "label": "Static SD residual", "unit": "", "better": None},
-    {"key": "pretrained_share", "label": "Share of W_0 in the teacher", "unit": "", "better": None},
+COLUMNS: list[Row] = [
+    {"key": "teacher_residual", "digits": 4, "label": "Teacher residual", "unit": "", "better": "lower"},
+    {"key": "student_residual", "digits": 4, "label": "Student residual", "unit": "", "better": "lower"},
+    {"key": "static_residual", "digits": 4, "label": "Static SD residual", "unit": "", "better": None},
+    {"key": "pretrained_share", "digits": 4, "label": "Share of W_0 in the teacher", "unit": "", "better": None},
     {"key": "max_abs_error", "label": "Descent - closed form", "unit": "", "better": None},
     {"key": "gap", "label": "Teacher-student gap", "unit": "", "better": None},
     {"key": "bound", "label": "Bound of C.6", "unit": "", "better": None},
@@ -98,7 +98,9 @@ def run(out: Path, *, seed: int = 0, progress: Callable[[str], None] | None = No
             f"Gradient descent on a random linear problem was compared with every closed form of Section 3, and the "
             f"recursion of Theorem 3.4 was followed to the recipe's horizon of {RECIPE[0]} steps.",
             f"Of {len(claims)} statements {len(held)} held" + (f"; not: {failed}." if failed else "."),
-            next(c["note"] for c in claims if c["id"] == HORIZON_CLAIM) + ".",
+            "What is left of the pretrained model's error: "
+            + next(c["note"] for c in claims if c["id"] == HORIZON_CLAIM)
+            + ".",
         ],
         "settings": {"seed": seed, "teacher updates of the linear run": LINEAR_STEPS, "tolerance": TOLERANCE},
         "columns": COLUMNS,
