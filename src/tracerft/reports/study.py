@@ -104,7 +104,7 @@ def _cell(row: Mapping[str, Any], column: Mapping[str, Any], best: float | None)
     if found is None:
         return Cell(MISSING)
     mean, std, _ = found
-    digits = _digits(column)
+    digits = column_digits(column)
     text = number(mean, digits) + (f" ± {number(std, digits)}" if std is not None else "")
     return Cell(text, mean, best=mean == best)
 
@@ -117,7 +117,7 @@ def _best(rows: Sequence[Mapping[str, Any]], column: Mapping[str, Any]) -> float
     return max(means) if column["better"] == "higher" else min(means)
 
 
-def _digits(column: Mapping[str, Any]) -> int:
+def column_digits(column: Mapping[str, Any]) -> int:
     """Decimals: as the column says, else one for percent and points, three for bare numbers."""
     given = column.get("digits")
     return int(given) if given is not None else 1 if column.get("unit") in ("%", "points") else 3

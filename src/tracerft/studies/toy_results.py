@@ -189,10 +189,18 @@ def figures(
     lost = "Points of original accuracy lost against the pretrained model."
     line = "A line is a method over its strengths, a star its selected one; up and to the right is better."
     whiskers = "Each method at its selected strength; whiskers are standard deviations over seeds."
+    # The corner where the choice is made; without it one forgetful method squeezes the others together.
+    low = {
+        k: min([r[k]["mean"] for r in trained if r["forgetting"]["mean"] < 10.0] or [90.0])
+        for k in ("coloured", "original")
+    }
+    limits = ((max(low["coloured"], 80.0) - 1.0, 100.0), (low["original"] - 1.0, 100.0))
+    corner = front(varied, "coloured", "original", reference=start, x_label=x_label, y_label=y_label, limits=limits)
     drawn = [
         ("accuracy", "Accuracy on both tasks", accuracy, whiskers),
         ("forgetting", "Forgetting", forgetting, lost),
         ("trade-off", "Trade-off over strengths", trade_off, line),
+        ("trade-off-corner", "Trade-off, the corner that matters", corner, line + " Points outside are not shown."),
     ]
     for name, title, key, unit in (
         ("gap-kl", "Teacher-student gap in predictions", "gap_kl", "KL(teacher || student), nats"),
