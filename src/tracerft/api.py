@@ -127,9 +127,13 @@ def run_config(
     method: Method | None = None,
     resume: bool = False,
     progress: Progress | None = None,
-    keep_predictions: bool = True,
+    lean: bool = False,
 ) -> Run:
-    """`finetune` for a whole configuration; ``method`` replaces the named one."""
+    """`finetune` for a whole configuration; ``method`` replaces the named one.
+
+    ``lean`` is for studies of many runs: no predictions and no report of its own, and the start is evaluated once
+    for all runs of a process that share it.
+    """
     folder = Path(config.out)
     check(config)
     if resume and (folder / "record.json").is_file():
@@ -150,12 +154,10 @@ def run_config(
         for problem in trainer.resume():
             warnings.warn(f"passed over a checkpoint: {problem}", UserWarning, stacklevel=2)
     trainer.run()
-    models = {"pretrained": pretrained, **method.models()}
-    predictions = folder / "predictions" if keep_predictions else None
-    results = evaluate_models(models, suite.splits(), loaded.tokenize, predictions)
+    models = method.models()
+    results = _evaluated(pretrained, models, suite, loaded, plan, None if lean else folder / "predictions")
     for name, finished in models.items():
-        if name != "pretrained":
-            save_model(finished, folder / name)
+        save_model(finished, folder / name)
     trained, total = num_parameters(student)
     versions = environment()
     record = {
@@ -176,8 +178,30 @@ def run_config(
         "results": results,
     }
     write_json(folder / "record.json", record)
-    write_run_report(folder)
+    if not lean:
+        write_run_report(folder)
     return Run(folder, record)
+
+
+_STARTS: dict[tuple[object, ...], dict[str, Any]] = {}
+
+
+def _evaluated(
+    pretrained: nn.Module,
+    models: Mapping[str, nn.Module],
+    suite: Suite,
+    loaded: LoadedModel,
+    plan: Plan,
+    predictions: Path | None,
+) -> dict[str, dict[str, Any]]:
+    """Metrics of the start and of what came out; without ``predictions`` a known start is not evaluated again."""
+    splits = suite.splits()
+    if predictions is not None:
+        return evaluate_models({"pretrained": pretrained, **models}, splits, loaded.tokenize, predictions)
+    key = (plan.fingerprint["model_sha256"], *(split.sha256 for split in splits.values()))
+    if key not in _STARTS:
+        _STARTS[key] = evaluate_models({"pretrained": pretrained}, splits, loaded.tokenize)["pretrained"]
+    return {"pretrained": _STARTS[key], **evaluate_models(models, splits, loaded.tokenize)}
 
 
 def evaluate(
@@ -302,7 +326,8 @@ def _digits(config: FinetuneConfig, loaded: LoadedModel) -> tuple[DigitSet, Suit
 
 def _plan(config: FinetuneConfig, source: DigitSet, pretrained: nn.Module, device: torch.device) -> Plan:
     t = config.train
-    total = t.steps if t.steps is not None else t.epochs * steps_per_epoch(len(source), t.batch_size)
+    per_epoch = steps_per_epoch(len(source), t.batch_size)
+    total = t.steps if t.steps is not None else t.epochs * per_epoch
     same = asdict(config) | {"data_sha256": source.sha256, "model_sha256": _sha256(pretrained.state_dict())}
     del same["out"]
     return Plan(

@@ -129,14 +129,19 @@ def _idx_file(folder: Path, stem: str) -> Path:
 
 
 def read_digits(folder: Path, split: Literal["train", "test"]) -> Digits:
-    """Read one split from a folder with MNIST's IDX files.
+    """Read one split from a folder with MNIST's IDX files; unchanged files are read once in a process.
 
     Raises:
         DataError: if a file is missing or damaged, or images and labels do not fit.
     """
     prefix = "train" if split == "train" else "t10k"
-    pixels = read_idx(_idx_file(folder, f"{prefix}-images-idx3-ubyte"))
-    labels = read_idx(_idx_file(folder, f"{prefix}-labels-idx1-ubyte"))
+    files = [_idx_file(folder, f"{prefix}-{what}") for what in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+    return _read_digits(folder, *((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files))
+
+
+@lru_cache(maxsize=4)
+def _read_digits(folder: Path, images: tuple[Path, int, int], digits: tuple[Path, int, int]) -> Digits:
+    pixels, labels = read_idx(images[0]), read_idx(digits[0])
     fits = pixels.shape[1:] == (28, 28) and labels.shape == pixels.shape[:1]
     if not fits or labels.size == 0 or labels.max() > 9:
         raise DataError(

@@ -30,7 +30,7 @@ def finish(config: FinetuneConfig) -> Run:
     resume = written.is_file()
     if resume and replace(read_config(written), out=config.out) != config:
         raise RunFolderError(f"{config.out}: holds a run with other settings; give the study another --out")
-    return run_config(config, resume=resume, keep_predictions=False)
+    return run_config(config, resume=resume, lean=True)
 
 
 def _worker(config: FinetuneConfig) -> str:
