@@ -14,7 +14,7 @@ import yaml
 from torch import Tensor, nn
 
 from tracerft.averaging import beta_kernel
-from tracerft.config import FinetuneConfig, unused_options
+from tracerft.config import FinetuneConfig, read_config, unused_options
 from tracerft.data.sampling import steps_per_epoch
 from tracerft.data.suite import Suite
 from tracerft.errors import ArgumentError, RunFolderError, one_of
@@ -28,7 +28,7 @@ from tracerft.models.weights import num_parameters, pick_device, save_model
 from tracerft.reports.record import environment, write_json
 from tracerft.reports.run import write_run_report
 from tracerft.sources import Parts
-from tracerft.training.trainer import Plan, Probe, Progress, Trainer
+from tracerft.training.trainer import Plan, Probe, Progress, Trainer, refuse_changes
 
 REPEATED = 0.01  # expected share of pairs with a caption twin from which targets="auto" counts them
 
@@ -204,6 +204,8 @@ def _claim(folder: Path, config: FinetuneConfig, resume: bool) -> None:
     written = folder / "config.yaml"
     if resume and not written.is_file():
         raise RunFolderError(f"{folder}: nothing to resume, no config.yaml there; start without --resume")
+    if resume:  # also before the first checkpoint, which would tell the same
+        refuse_changes(*(_flat(asdict(c) | {"out": None}) for c in (read_config(written), config)))
     if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunFolderError(
             f"{folder}: exists and is not empty; choose another --out, or go on with "

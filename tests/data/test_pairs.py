@@ -1,6 +1,6 @@
 """Batches and splits are pure functions of the data."""
 
-import pickle
+import pickle  # noqa: TID251 - shows that samples travel to worker processes
 
 import numpy as np
 import pytest

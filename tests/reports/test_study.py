@@ -27,7 +27,7 @@ def test_a_study_becomes_a_page(tmp_path):
     order = ["Five methods were compared", "✓ holds", "Results at the selected", "All strengths", "How to repeat it"]
     places = [words.index(part) for part in order]
     assert places == sorted(places)
-    assert all(part in words for part in ("✗ does not hold", "– not tested here", study()["command"], "3 min 20 s"))
+    assert all(part in words for part in ("✗ does not hold", "– open", study()["command"], "3 min 20 s"))
 
 
 def test_the_main_table_holds_the_selected_rows_with_deviations(tmp_path):

@@ -20,10 +20,12 @@ DESCRIPTION = (
     "Options in a YAML file: --config run.yaml; the command line overrides it."
 )
 
+USAGE = "tracerft finetune --model MODEL --data DATA --out FOLDER [options]"
+
 
 def build_parser() -> Parser:
     """All options of the command."""
-    parser = Parser("finetune", DESCRIPTION)
+    parser = Parser("finetune", DESCRIPTION, USAGE)
     parser.add_argument("--config", action="config", help="YAML file with options; --print_config prints one")
     parser.add_argument(
         "--preset", type=str, default=None, help=f"options that belong together: {', '.join(presets())}"

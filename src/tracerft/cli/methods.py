@@ -4,20 +4,51 @@ import json
 from collections.abc import Sequence
 
 from tracerft.cli.options import Parser
+from tracerft.errors import ArgumentError
+
+COST = "Cost in forward passes of the image tower; tau is a text forward in that unit (0.17 for ViT-B/16)."
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Print the table, or JSON with ``--json``."""
+    """Print the table, JSON with ``--json``, or docs/methods.md with ``--markdown``."""
     parser = Parser("methods", "List the finetuning methods with their paper and cost.")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--markdown", action="store_true", help="print docs/methods.md, with the options of each")
     options = parser.read(arguments)
+    if options.json and options.markdown:
+        raise ArgumentError("--json and --markdown exclude each other; choose one")
     from tracerft.methods import list_methods
     from tracerft.reports.terminal import print_table
 
+    if options.markdown:
+        print(markdown(), end="")
+        return
     rows = list_methods()
     if options.json:
         print(json.dumps(rows, indent=2))
         return
     headers = ["method", "what it does", "cost per pair", "paper"]
     print_table(headers, [[r["name"], r["summary"], r["cost"], r["paper"]] for r in rows])
-    print("Cost in forward passes of the image tower; tau is a text forward in that unit (0.17 for ViT-B/16).")
+    print(COST)
+
+
+def markdown() -> str:
+    """The page docs/methods.md: a table of all methods, then what each reads."""
+    from tracerft.methods import METHODS
+
+    lines = [
+        "# Methods",
+        "",
+        "Written by `tracerft methods --markdown > docs/methods.md` from the METHODS table; a test compares the two.",
+        "Choose one with `tracerft finetune --method NAME`; an option that a method does not read is refused.",
+        "",
+        "| method | what it does | cost per pair | extra data |",
+        "| --- | --- | --- | --- |",
+        *(f"| [`{m.name}`](#{m.name}) | {m.summary} | {m.cost} | {m.extra_data} |" for m in METHODS.values()),
+        "",
+        COST,
+    ]
+    for m in METHODS.values():
+        read = ", ".join(f"`--{option}`" for option in m.uses)
+        lines += ["", f"## {m.name}", "", m.summary, "", f"- Paper ({m.year}): {m.paper}", f"- Reads: {read}"]
+    return "\n".join(lines) + "\n"

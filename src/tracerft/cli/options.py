@@ -3,18 +3,45 @@
 import argparse
 import re
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import NoReturn
 
-from jsonargparse import ArgumentParser, Namespace
+import yaml
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from tracerft.errors import ArgumentError, did_you_mean
 
 
-class Parser(ArgumentParser):
-    """A jsonargparse parser that raises `ArgumentError` instead of exiting."""
+class HelpFormatter(DefaultHelpFormatter):
+    """Help of one line an option where it fits: what it is and its default."""
 
-    def __init__(self, command: str, description: str) -> None:
-        super().__init__(prog=f"tracerft {command}", description=description, exit_on_error=False)
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=44, width=116)  # type: ignore[no-untyped-call]
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = (action.help or "").rstrip(".")
+        if any(action.default is d for d in (None, False, argparse.SUPPRESS)) or not action.option_strings:
+            return text
+        return f"{text} (default: %(default)s)"
+
+
+class Parser(ArgumentParser):
+    """A jsonargparse parser that raises `ArgumentError` instead of exiting.
+
+    Args:
+        command: its name, without ``tracerft``.
+        description: what it does, in a sentence or two.
+        usage: how it is mostly called, if listing every option would hide that.
+    """
+
+    def __init__(self, command: str, description: str, usage: str | None = None) -> None:
+        super().__init__(
+            prog=f"tracerft {command}",
+            description=description,
+            usage=usage,
+            formatter_class=HelpFormatter,
+            exit_on_error=False,
+        )
 
     def read(self, arguments: Sequence[str]) -> Namespace:
         """Parse, with every mistake as one line that names the option.
@@ -23,8 +50,11 @@ class Parser(ArgumentParser):
             ArgumentError: on any mistake.
         """
         self._refuse_unknown(arguments)
+        for argument in arguments:
+            refuse_aliases(Path(argument.partition("=")[2] if argument.startswith("--") else argument))
         try:
-            return self.parse_args(list(arguments))
+            parsed: Namespace = self.instantiate(self.parse_args(list(arguments)))
+            return parsed
         except (argparse.ArgumentError, SystemExit) as error:
             if isinstance(error, SystemExit):  # --help and --print_config
                 raise
@@ -46,14 +76,31 @@ class Parser(ArgumentParser):
 
     def _explain(self, message: str) -> str:
         text = " ".join(message.split())
-        key = re.search(r"[Kk]ey '?([\w.]+)'? is not expected|does not accept (?:option|nested key) '?([\w.]+)'?", text)
-        if key:
-            name = key.group(1) or key.group(2)
+        group = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", text)
+        key = re.search(r"(?:[Kk]ey|Option) '?([\w.]+)'? is not (?:expected|accepted)|nested key '?([\w.]+)'?", text)
+        if group or key:
+            name = ".".join(group.groups()) if group else key.group(1) or key.group(2)  # type: ignore[union-attr]
+            if group and group.group(2).startswith(f"{group.group(1)}."):
+                name = group.group(2)
             known = [o[2:] for o in self._known()]
             return f"unknown key {name!r}{did_you_mean(name, known)}; see {self.prog} --help"
-        return re.sub(r"^Parser key ", "option ", text)
+        if "class_path" in text:
+            return f"class_path is not accepted, as no option names a class; see {self.prog} --help"
+        text = re.sub(r"^Parser key ", "option ", text)
+        text = re.sub(r"Expected an? <class '(\w+)'>\. Got value: ", r"expected \1; got ", text)
+        return text if len(text) <= 400 else f"{text[:400]} ..."
 
 
-def plain(namespace: Namespace, *names: str) -> dict[str, Any]:
-    """The named entries as a dict."""
-    return {name: getattr(namespace, name) for name in names}
+def refuse_aliases(path: Path) -> None:
+    """Refuse a YAML file with aliases: nothing here needs them, and nested ones grow without bound.
+
+    Raises:
+        ArgumentError: if ``path`` is a YAML file with an alias.
+    """
+    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+        return
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(path.read_text(), Loader=yaml.SafeLoader)):
+            raise ArgumentError(f"{path}: YAML aliases (*name) are not accepted; write the value out")
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return  # the parser says what is wrong

@@ -1,7 +1,7 @@
 """Progress on stderr."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -19,13 +19,27 @@ def _bar() -> Progress:
 
 
 @contextmanager
+def _on_first_use(title: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar that appears with the first update, so that a mistake in the options is one line alone."""
+    bar = _bar()
+    task = bar.add_task(title, total=None, note="")
+    with ExitStack() as stack:
+
+        def update(done: int, total: int, note: str) -> None:
+            if not bar.live.is_started:
+                stack.enter_context(bar)
+            bar.update(task, completed=done, total=total, note=note)
+
+        yield update
+
+
+@contextmanager
 def training_progress(title: str) -> Iterator[Callable[[int, int, Mapping[str, float]], None]]:
     """A bar that shows step and loss."""
-    with _bar() as bar:
-        task = bar.add_task(title, total=None, note="")
+    with _on_first_use(title) as update:
 
         def show(step: int, total: int, terms: Mapping[str, float]) -> None:
-            bar.update(task, completed=step, total=total, note=f"loss {terms['loss']:.3f}")
+            update(step, total, f"loss {terms['loss']:.3f}")
 
         yield show
 
@@ -33,10 +47,5 @@ def training_progress(title: str) -> Iterator[Callable[[int, int, Mapping[str, f
 @contextmanager
 def study_progress(title: str) -> Iterator[Callable[[int, int, str], None]]:
     """A bar that shows how many runs are done and what the last one was."""
-    with _bar() as bar:
-        task = bar.add_task(title, total=None, note="")
-
-        def show(done: int, total: int, what: str) -> None:
-            bar.update(task, completed=done, total=total, note=what)
-
-        yield show
+    with _on_first_use(title) as update:
+        yield update

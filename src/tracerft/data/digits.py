@@ -6,6 +6,7 @@ Legend: n samples, C captions.
 
 import gzip
 import hashlib
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -106,7 +107,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     try:
         raw = path.read_bytes()
         raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error}); get the file again") from error
     if len(raw) < 8 or raw[:3] != b"\x00\x00\x08" or len(raw) < 4 + 4 * raw[3]:
         raise DataError(f"{path}: not an IDX file of unsigned bytes; expected MNIST's own files")
@@ -128,15 +129,21 @@ def _idx_file(folder: Path, stem: str) -> Path:
 
 
 def read_digits(folder: Path, split: Literal["train", "test"]) -> Digits:
-    """Read one split from a folder with MNIST's IDX files.
+    """Read one split from a folder with MNIST's IDX files; unchanged files are read once in a process.
 
     Raises:
         DataError: if a file is missing or damaged, or images and labels do not fit.
     """
     prefix = "train" if split == "train" else "t10k"
-    pixels = read_idx(_idx_file(folder, f"{prefix}-images-idx3-ubyte"))
-    labels = read_idx(_idx_file(folder, f"{prefix}-labels-idx1-ubyte"))
-    if pixels.ndim != 3 or pixels.shape[1:] != (28, 28) or labels.shape != pixels.shape[:1] or labels.max() > 9:
+    files = [_idx_file(folder, f"{prefix}-{what}") for what in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+    return _read_digits(folder, *((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files))
+
+
+@lru_cache(maxsize=4)
+def _read_digits(folder: Path, images: tuple[Path, int, int], digits: tuple[Path, int, int]) -> Digits:
+    pixels, labels = read_idx(images[0]), read_idx(digits[0])
+    fits = pixels.shape[1:] == (28, 28) and labels.shape == pixels.shape[:1]
+    if not fits or labels.size == 0 or labels.max() > 9:
         raise DataError(
             f"{folder}: images {pixels.shape} and labels {labels.shape} are not one set of 28x28 digits 0-9; "
             "check that both files are of the same split"

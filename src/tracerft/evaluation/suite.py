@@ -1,4 +1,4 @@
-"""Models and splits to predictions and metrics; images are made once for all models of a call."""
+"""Models and splits to predictions and metrics; images and heads are made once for all that asks for them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,38 +17,66 @@ from tracerft.models.zero_shot import encode_captions, similarity_logits, zero_s
 
 Tokenize = Callable[[Sequence[str]], Tensor]
 Models = Mapping[str, nn.Module]
+Scored = tuple[dict[str, Any], dict[str, Tensor]]  # metrics, and what to keep
 
 
-@torch.no_grad()
-def embed_images(models: Models, split: Split) -> dict[str, Tensor]:
-    """Unit-norm float32 image embeddings ``(n, D)`` of every model, on the CPU; each image is decoded once."""
-    modes = {name: model.training for name, model in models.items()}
-    rows: dict[str, list[Tensor]] = {name: [] for name in models}
-    for model in models.values():
-        model.eval()
-    for images in split.images.image_batches():
-        for name, model in models.items():
-            device = next(model.parameters()).device
-            embedded = model.encode_image(images.to(device), normalize=False)  # type: ignore[operator]
-            rows[name].append(F.normalize(embedded.float(), dim=-1).cpu())
-    for name, model in models.items():
-        model.train(modes[name])
-    return {name: torch.cat(parts) for name, parts in rows.items()}
+class Predictor:
+    """What some models say of some splits.
 
+    Each image is decoded once for all models and embedded once by each; splits that ask other things of the same
+    images or classes share embeddings and heads.
 
-def predict(
-    models: Models, split: Split, tokenize: Tokenize, images: Mapping[str, Tensor] | None = None
-) -> dict[str, Tensor]:
-    """Zero-shot logits ``(n, C)`` of every model, with its own scale and bias, in float32 on the CPU.
-
-    ``images`` are the embeddings of `embed_images`, if they are at hand.
+    Args:
+        models: by name.
+        tokenize: captions to token ids.
     """
-    found = {}
-    for name, image in (images or embed_images(models, split)).items():
-        head = zero_shot_head(models[name], tokenize, split.prompts)
-        logits = similarity_logits(models[name], image.to(head.device), head).cpu()
-        found[name] = logits if split.logit_map is None else split.logit_map(logits)
-    return found
+
+    def __init__(self, models: Models, tokenize: Tokenize) -> None:
+        self.models, self.tokenize = models, tokenize
+        self._images: dict[int, tuple[object, dict[str, Tensor]]] = {}  # the object is kept, so its id stays its own
+        self._heads: dict[tuple[str, tuple[tuple[str, ...], ...]], Tensor] = {}
+
+    @torch.no_grad()
+    def images(self, split: Split) -> dict[str, Tensor]:
+        """Unit-norm float32 image embeddings ``(n, D)`` of every model, on the CPU."""
+        if id(split.images) in self._images:
+            return self._images[id(split.images)][1]
+        modes = {name: model.training for name, model in self.models.items()}
+        rows: dict[str, list[Tensor]] = {name: [] for name in self.models}
+        for model in self.models.values():
+            model.eval()
+        for images in split.images.image_batches():
+            for name, model in self.models.items():
+                device = next(model.parameters()).device
+                embedded = model.encode_image(images.to(device), normalize=False)  # type: ignore[operator]
+                rows[name].append(F.normalize(embedded.float(), dim=-1).cpu())
+        for name, model in self.models.items():
+            model.train(modes[name])
+        found = {name: torch.cat(parts) for name, parts in rows.items()}
+        self._images[id(split.images)] = (split.images, found)
+        return found
+
+    def logits(self, name: str, split: Split) -> Tensor:
+        """Zero-shot logits ``(n, C)`` with the model's own scale and bias, in float32 on the CPU."""
+        key = (name, tuple(tuple(of_class) for of_class in split.prompts))
+        if key not in self._heads:
+            self._heads[key] = zero_shot_head(self.models[name], self.tokenize, split.prompts)
+        head = self._heads[key]
+        logits = similarity_logits(self.models[name], self.images(split)[name].to(head.device), head).cpu()
+        return logits if split.logit_map is None else split.logit_map(logits)
+
+    def score(self, name: str, split: Split) -> Scored:
+        """Metrics of one model on one split: by class where there are labels, else by retrieval."""
+        if split.labels is None:
+            image = self.images(split)[name]
+            text = encode_captions(self.models[name], self.tokenize, [prompt for (prompt,) in split.prompts]).cpu()
+            recall = retrieval_recall(image, text, split.positives or [])
+            return {"n": len(image), **recall}, {"image": image, "text": text}
+        logits, labels = self.logits(name, split), torch.from_numpy(split.labels)
+        metrics: dict[str, Any] = dict(summarise(logits, labels))
+        if split.groups is not None:
+            metrics |= summarise_groups(logits, labels, split.groups, ignored=split.ignored_groups)
+        return metrics, {"logits": logits, "labels": labels}
 
 
 def evaluate_models(
@@ -66,38 +94,13 @@ def evaluate_models(
     Returns:
         ``{model: {split: fields of record.json}}``.
     """
+    predictor = Predictor(models, tokenize)
     results: dict[str, dict[str, Any]] = {name: {} for name in models}
-    embedded: dict[int, dict[str, Tensor]] = {}  # splits that ask other things of the same images share them
     for split_name, split in splits.items():
-        if id(split.images) not in embedded:
-            embedded[id(split.images)] = embed_images(models, split)
-        images = embedded[id(split.images)]
-        score = _classify if split.labels is not None else _retrieve
-        for name, (metrics, tensors) in score(models, split, tokenize, images).items():
+        for name in models:
+            metrics, tensors = predictor.score(name, split)
+            results[name][split_name] = metrics
             if predictions is not None:
                 (predictions / name).mkdir(parents=True, exist_ok=True)
                 save_tensors(predictions / name / f"{split_name}.safetensors", tensors)
-            results[name][split_name] = metrics
     return results
-
-
-Scored = dict[str, tuple[dict[str, Any], dict[str, Tensor]]]
-
-
-def _classify(models: Models, split: Split, tokenize: Tokenize, images: Mapping[str, Tensor]) -> Scored:
-    labels, found = torch.from_numpy(split.labels), {}
-    for name, logits in predict(models, split, tokenize, images).items():
-        metrics: dict[str, Any] = dict(summarise(logits, labels))
-        if split.groups is not None:
-            metrics |= summarise_groups(logits, labels, split.groups, ignored=split.ignored_groups)
-        found[name] = (metrics, {"logits": logits, "labels": labels})
-    return found
-
-
-def _retrieve(models: Models, split: Split, tokenize: Tokenize, images: Mapping[str, Tensor]) -> Scored:
-    captions, found = [prompt for (prompt,) in split.prompts], {}
-    for name, image in images.items():
-        text = encode_captions(models[name], tokenize, captions).cpu()
-        metrics: dict[str, Any] = {"n": len(image), **retrieval_recall(image, text, split.positives or [])}
-        found[name] = (metrics, {"image": image, "text": text})
-    return found

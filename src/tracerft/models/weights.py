@@ -167,7 +167,7 @@ def _described(folder: Path, source: str) -> LoadedModel:
         if family != "tiny":
             raise DataError(f"{folder / CONFIG}: unknown model family {family!r}")
         return _tiny(model, load_tensors(folder / WEIGHTS), 0, source)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise DataError(f"{folder / CONFIG}: not a model description ({error}); save the model again") from error
 
 

@@ -15,7 +15,7 @@ Better = Literal["higher", "lower"] | None
 VERDICTS: dict[bool | None, tuple[str, str]] = {
     True: ("holds", "✓ holds"),
     False: ("fails", "✗ does not hold"),
-    None: ("untested", "– not tested here"),
+    None: ("untested", "– open"),
 }
 
 

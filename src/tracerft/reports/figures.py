@@ -10,7 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tracerft.errors import ArgumentError
-from tracerft.reports.marks import bar_groups, curve, front_line, legend_below, plain_log, reference_lines
+from tracerft.reports.marks import (
+    bar_groups,
+    curve,
+    front_line,
+    legend_below,
+    legend_columns,
+    plain_log,
+    reference_lines,
+)
 from tracerft.reports.svg import INK, polish
 from tracerft.reports.tables import spread
 
@@ -130,9 +138,9 @@ def front(
             reference_lines(axes, spread(reference.get(x)), spread(reference.get(y)), str(reference.get("method", "")))
         if limits is not None:
             axes.set(xlim=limits[0], ylim=limits[1])
-        legend_below(axes, columns=3)
+        legend_below(axes)
 
-    return _draw(paint, 3.5 + 0.2 * math.ceil(len(lines) / 3))
+    return _draw(paint, 3.5 + 0.2 * math.ceil(len(lines) / legend_columns(list(lines))))
 
 
 def curves(lines: Sequence[Mapping[str, Any]], *, x_label: str = "step", y_label: str = "", log_y: bool = False) -> str:
@@ -161,9 +169,10 @@ def curves(lines: Sequence[Mapping[str, Any]], *, x_label: str = "step", y_label
         axes.set(xlabel=x_label, ylabel=y_label)
         axes.grid(True)
         axes.margins(x=0.01)
-        legend_below(axes, columns=3)
+        legend_below(axes)
 
-    return _draw(paint, 3.0 + 0.2 * math.ceil(len(lines) / 3))
+    columns = legend_columns([str(line.get("label", "")) for line in lines])
+    return _draw(paint, 3.0 + 0.2 * math.ceil(len(lines) / columns))
 
 
 def _by_method(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:

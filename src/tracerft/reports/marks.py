@@ -118,10 +118,17 @@ def _thin(indices: list[int]) -> list[int]:
     return [indices[round(i * last / (MAX_POINTS - 1))] for i in range(MAX_POINTS)]
 
 
-def legend_below(axes: "Axes", columns: int) -> None:
+def legend_columns(labels: Sequence[str]) -> int:
+    """As many columns as the longest label leaves room for, 1 to 3."""
+    longest = max((len(label) for label in labels), default=0)
+    return 3 if longest <= 18 else 2 if longest <= 34 else 1
+
+
+def legend_below(axes: "Axes") -> None:
     """Under the axes, where it cannot cover a point."""
-    handles, _ = axes.get_legend_handles_labels()
+    handles, labels = axes.get_legend_handles_labels()
     if handles:
+        columns = legend_columns(labels)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=columns, borderaxespad=0.2, handlelength=2.6)
 
 

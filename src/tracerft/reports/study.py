@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from tracerft.errors import DataError
-from tracerft.reports.blocks import Cell, Claims, Column, Figure, Figures, Repeat, Section, Table
+from tracerft.reports.blocks import VERDICTS, Cell, Claims, Column, Figure, Figures, Repeat, Section, Table
 from tracerft.reports.html import page
 from tracerft.reports.record import read_json, write_text
 from tracerft.reports.run import duration, write_run_report
 from tracerft.reports.svg import inline
-from tracerft.reports.tables import MISSING, number, spread
+from tracerft.reports.tables import MISSING, markdown, number, spread
 
 __all__ = ["write_run_report", "write_study_report"]
 
+SHORT = 5  # columns that a README or terminal has room for; the page has all
 _BEST = "Bold is the best mean of the column; compare it with the deviations before reading a difference into it."
 
 
 def write_study_report(folder: Path) -> Path:
-    """Write ``report.html`` from ``study.json`` and ``figures/*.svg``.
+    """Write ``report.html`` and ``table.md`` from ``study.json`` and ``figures/*.svg``.
 
     Args:
         folder: the study's folder.
@@ -42,13 +43,28 @@ def write_study_report(folder: Path) -> Path:
             )
     path = folder / "report.html"
     write_text(path, page(study["title"], study["headline"], _sections(folder, study), study))
+    write_text(folder / "table.md", study_markdown(study))
     return path
+
+
+def study_markdown(study: Mapping[str, Any]) -> str:
+    """The first columns of the main table, and the claims, as GitHub tables for a README."""
+    table = _table("", study["columns"][:SHORT], _chosen(study), collapsed=False)
+    heads = [f"{c.label}, {c.unit}" if c.unit else c.label for c in table.columns]
+    rows = [[f"**{cell.text}**" if cell.best else cell.text for cell in row] for row in table.rows]
+    claims = [[c["paper"], c["ours"], VERDICTS[c["holds"]][1], c["note"]] for c in study["claims"]]
+    return markdown(heads, rows) + "\n" + markdown(["Claim of the paper", "Here", "", "Note"], claims)
+
+
+def _chosen(study: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Selected rows, or all where nothing was selected."""
+    return [row for row in study["rows"] if row.get("selected")] or study["rows"]
 
 
 def _sections(folder: Path, study: Mapping[str, Any]) -> list[Section]:
     """Main table, claims, figures, every strength, how to repeat it."""
     rows, columns = study["rows"], study["columns"]
-    chosen = [row for row in rows if row.get("selected")] or rows
+    chosen = _chosen(study)
     sections: list[Section] = [_table("Results at the selected strength", columns, chosen, collapsed=False)]
     if study["claims"]:
         sections.append(Claims("Claims of the paper", study["claims"]))
@@ -63,6 +79,7 @@ def _sections(folder: Path, study: Mapping[str, Any]) -> list[Section]:
 def _table(
     title: str, columns: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], *, collapsed: bool
 ) -> Table:
+    columns = [c for c in columns if any(row.get(c["key"]) is not None for row in rows)]
     heads = [Column("Method", numeric=False), Column("Strength")]
     heads += [Column(c["label"], c.get("unit") or "", c.get("better")) for c in columns]
     heads.append(Column("n", better="higher"))
@@ -75,6 +92,8 @@ def _table(
         line += [_cell(row, column, best[column["key"]]) for column in columns]
         n = row.get("n")
         lines.append([*line, Cell(MISSING if n is None else str(n), n)])
+    if all(row.get("n") is None for row in rows):
+        return Table(title, heads[:-1], [line[:-1] for line in lines], _BEST, collapsed)
     note = f"Mean ± sample standard deviation (n − 1) over n seeds. {_BEST}"
     return Table(title, heads, lines, note + (" ★ is the selected strength." if collapsed else ""), collapsed)
 
@@ -85,7 +104,7 @@ def _cell(row: Mapping[str, Any], column: Mapping[str, Any], best: float | None)
     if found is None:
         return Cell(MISSING)
     mean, std, _ = found
-    digits = _digits(column)
+    digits = column_digits(column)
     text = number(mean, digits) + (f" ± {number(std, digits)}" if std is not None else "")
     return Cell(text, mean, best=mean == best)
 
@@ -98,7 +117,7 @@ def _best(rows: Sequence[Mapping[str, Any]], column: Mapping[str, Any]) -> float
     return max(means) if column["better"] == "higher" else min(means)
 
 
-def _digits(column: Mapping[str, Any]) -> int:
+def column_digits(column: Mapping[str, Any]) -> int:
     """Decimals: as the column says, else one for percent and points, three for bare numbers."""
     given = column.get("digits")
     return int(given) if given is not None else 1 if column.get("unit") in ("%", "points") else 3

@@ -13,6 +13,7 @@ from tracerft.errors import ShapeError
 if TYPE_CHECKING:
     from rich.table import Table
 
+SHORT_CELL = 12  # characters that a cell has room for before it is broken
 MISSING = "–"
 
 
@@ -112,7 +113,9 @@ def rich_table(headers: Sequence[str], rows: Sequence[Sequence[object]], *, titl
     _rectangular(headers, rows)
     table = Table(title=None if title is None else Text(title), box=SIMPLE_HEAD, title_justify="left")
     for index, header in enumerate(headers):
-        table.add_column(Text(header), justify="right" if index else "left", overflow="fold")
+        words = [*(_plain(row[index]) for row in rows), *header.split()]
+        narrow = min(max(map(len, words)), SHORT_CELL)
+        table.add_column(Text(header), justify="right" if index else "left", overflow="fold", min_width=narrow)
     for row in rows:
         table.add_row(*(Text(_plain(cell)) for cell in row))
     return table

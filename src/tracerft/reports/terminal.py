@@ -4,9 +4,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tracerft.reports.study import SHORT, column_digits
 from tracerft.reports.tables import number, rich_table, spread
-
-TERMINAL_COLUMNS = 5  # more do not fit 100 characters; the report has all
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:
@@ -50,19 +49,19 @@ def print_study(study: Mapping[str, Any]) -> None:
     for sentence in study["headline"]:
         console.print(sentence, markup=False)
     chosen = [row for row in study["rows"] if row.get("selected")] or study["rows"]
-    columns = [c for c in study["columns"] if any(row.get(c["key"]) is not None for row in chosen)][:TERMINAL_COLUMNS]
-    headers = ["method", "strength", *(f"{c['label']} {c['unit'] or ''}".strip() for c in columns)]
-    rows = [[r["method"], r.get("strength"), *(_cell(r.get(c["key"])) for c in columns)] for r in chosen]
+    columns = [c for c in study["columns"] if any(row.get(c["key"]) is not None for row in chosen)][:SHORT]
+    headers = ["method", "strength", *(f"{c['label']} {c['unit'] or ''}".strip().replace(" ", "\n") for c in columns)]
+    rows = [[r["method"], r.get("strength"), *(_cell(r, c) for c in columns)] for r in chosen]
     console.print(rich_table(headers, rows))
     verdicts = {True: "holds", False: "does not hold", None: "open"}
     claims = [[c["paper"], c["ours"], verdicts[c["holds"]]] for c in study["claims"]]
     console.print(rich_table(["claim of the paper", "here", ""], claims))
 
 
-def _cell(value: object) -> str | None:
-    found = spread(value)
+def _cell(row: Mapping[str, Any], column: Mapping[str, Any]) -> str | None:
+    found = spread(row.get(column["key"]))
     if found is None:
         return None
     mean, std, _ = found
-    digits = 1 if abs(mean) >= 1 or mean == 0 else 4
+    digits = column_digits(column)
     return number(mean, digits) if std is None else f"{number(mean, digits)} ± {number(std, digits)}"

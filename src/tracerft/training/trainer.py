@@ -107,7 +107,7 @@ class Trainer:
         self.optimizer = adamw(model, lr=plan.lr, weight_decay=plan.weight_decay)
         self.step = 0
         scale = getattr(model, "logit_scale", None)
-        self._max_log_scale = max(MAX_LOG_SCALE, float(scale)) if isinstance(scale, Tensor) else MAX_LOG_SCALE
+        self._max_log_scale = max(MAX_LOG_SCALE, float(scale.detach())) if isinstance(scale, Tensor) else MAX_LOG_SCALE
 
     def run(self) -> None:
         """Train from ``step`` to the end.
@@ -224,7 +224,7 @@ class Trainer:
         checkpoint, problems = newest_checkpoint(self.folder / "checkpoints")
         if checkpoint is None:
             return problems
-        _same(checkpoint.state["fingerprint"], self.plan.fingerprint)
+        refuse_changes(checkpoint.state["fingerprint"], self.plan.fingerprint)
         self.model.load_state_dict(checkpoint.parts["student"])
         load_optimizer_tensors(self.model, self.optimizer, checkpoint.parts["optimizer"])
         self.method.load_state_dict(join_state(checkpoint.parts["method"], checkpoint.state["method"]))
@@ -233,8 +233,8 @@ class Trainer:
         return problems
 
 
-def _same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise with a diff unless both fingerprints are equal."""
+def refuse_changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise `StateError` with a diff unless both fingerprints are equal."""
     changed = [
         f"{key}: {saved.get(key)!r} then, {now.get(key)!r} now"
         for key in sorted(set(saved) | set(now))

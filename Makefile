@@ -1,0 +1,65 @@
+# One command for each thing a user or developer does; `make` alone lists them.
+# Needs GNU make and Python 3.11 or newer with venv; another interpreter: make PYTHON=python3.12 demo
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
+# Stamps: pip runs when what is asked of it changed, not every time.
+TOY := $(VENV)/.installed-toy
+DEV := $(VENV)/.installed-dev
+# Two processes of one thread each: torch's own threads would fight over the cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+DEMO := runs/toy
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check format slow clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+demo: $(TOY) ## install, run the toy study on embedded digits, print its table (minutes)
+	@if [ -f $(DEMO)/study.json ]; then \
+	  echo "$(DEMO) is finished: writing its report again (remove the folder to run the study anew)"; \
+	  $(BIN)/tracerft report $(DEMO); \
+	else \
+	  $(BIN)/tracerft study toy --size quick --out $(DEMO); \
+	fi
+
+test: $(DEV) ## install for development, run the fast tests
+	$(PYTEST)
+
+check: $(DEV) ## formatting, lint, types, layers, tests: what .ci/run asks
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory test
+
+format: $(DEV) ## rewrite the sources in the one format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+slow: $(DEV) ## the tests that train for minutes
+	$(PYTEST) -m slow || [ $$? -eq 5 ]  # 5: no test carries the marker
+
+clean: ## remove builds and caches; .venv and runs stay
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "tracerft needs Python 3.11 or newer; there is no $(PYTHON) on PATH; \
+	install it, or name one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tracerft needs Python 3.11 or newer; \
+	$(PYTHON) is `$(PYTHON) -V 2>&1`; name another: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "$(PYTHON) cannot make an environment; install its venv module \
+	(Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
+
+$(TOY): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e '.[toy]'
+	@touch $@
+
+$(DEV): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e '.[dev]'
+	@touch $@ $(TOY)
