@@ -52,8 +52,8 @@ def study_markdown(study: Mapping[str, Any]) -> str:
     table = _table("", study["columns"][:SHORT], _chosen(study), collapsed=False)
     heads = [f"{c.label}, {c.unit}" if c.unit else c.label for c in table.columns]
     rows = [[f"**{cell.text}**" if cell.best else cell.text for cell in row] for row in table.rows]
-    claims = [[c["paper"], c["ours"], VERDICTS[c["holds"]][1], c["note"]] for c in study["claims"]]
-    return markdown(heads, rows) + "\n" + markdown(["Claim of the paper", "Here", "", "Note"], claims)
+    claims = [[c["id"], c["paper"], c["ours"], VERDICTS[c["holds"]][1], c["note"]] for c in study["claims"]]
+    return markdown(heads, rows) + "\n" + markdown(["Claim", "Paper", "Here", "", "Note"], claims)
 
 
 def _chosen(study: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

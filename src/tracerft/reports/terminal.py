@@ -49,7 +49,8 @@ def print_study(study: Mapping[str, Any]) -> None:
     for sentence in study["headline"]:
         console.print(sentence, markup=False)
     chosen = [row for row in study["rows"] if row.get("selected")] or study["rows"]
-    columns = [c for c in study["columns"] if any(row.get(c["key"]) is not None for row in chosen)][:SHORT]
+    room = max(1, min(SHORT, (console.width - 28) // 12))  # columns of numbers beside method and strength
+    columns = [c for c in study["columns"] if any(row.get(c["key"]) is not None for row in chosen)][:room]
     headers = ["method", "strength", *(f"{c['label']} {c['unit'] or ''}".strip().replace(" ", "\n") for c in columns)]
     rows = [[r["method"], r.get("strength"), *(_cell(r, c) for c in columns)] for r in chosen]
     console.print(rich_table(headers, rows))
