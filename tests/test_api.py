@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 import tracerft
 from tests.runs import STEPS, TRAIN, contents, finetune
-from tracerft.api import Run, read_config
-from tracerft.config import TrainConfig
+from tracerft.api import Run
+from tracerft.config import TrainConfig, read_config
 from tracerft.errors import ArgumentError, DataError, RunFolderError, TracerftError
 from tracerft.evaluation.metrics import summarise
 
@@ -30,7 +30,7 @@ def test_the_record_has_every_promised_field(run, digits_folder):
     record = json.loads((run.folder / "record.json").read_text())
     assert record == run.record
     assert {"tracerft", "status", "method", "seed", "config", "environment", "data", "steps", "seconds",
-            "results", "parameters", "pretrained_weight"} == set(record)  # fmt: skip
+            "results", "parameters", "pretrained_weight", "classes", "warnings"} == set(record)  # fmt: skip
     assert (record["tracerft"], record["status"]) == (tracerft.__version__, "finished")
     assert (record["method"], record["seed"], record["steps"]) == ("tracer", 0, STEPS)
     assert record["config"]["data"] == str(digits_folder)
@@ -175,7 +175,7 @@ def test_a_mistake_is_told_before_a_folder_is_made(options, message, small_model
 
 def test_data_that_is_no_folder_is_named(small_model, tmp_path):
     """With what is expected."""
-    with pytest.raises(DataError, match="is not a folder; expected digits, or a folder with MNIST IDX files"):
+    with pytest.raises(DataError, match="does not exist; expected images"):
         finetune(small_model, tmp_path / "none", tmp_path / "run")
 
 
@@ -194,7 +194,7 @@ def test_epochs_count_full_batches(small_model, digits_folder, tmp_path):
 @pytest.mark.parametrize("task", ["grey", "coloured-digits"])
 def test_the_other_tasks_run(task, small_model, digits_folder, tmp_path):
     """With their own splits."""
-    run = finetune(small_model, digits_folder, tmp_path / "run", method="flyp", digits={"task": task, "hold_out": 0.0})
+    run = finetune(small_model, digits_folder, tmp_path / "run", method="flyp", hold_out=0.0, digits={"task": task})
     expected = ["id"] if task == "grey" else SPLITS[:4]
     assert list(run.results["student"]) == expected
     assert tracerft.evaluate(run).results == run.results

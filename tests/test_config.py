@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tracerft.config import DigitsConfig, FinetuneConfig, LossConfig, TeacherConfig, TrainConfig, check, unused_options
+from tracerft.config import FinetuneConfig, LossConfig, TeacherConfig, TrainConfig, check, unused_options
 from tracerft.errors import ArgumentError
 
 BASE = FinetuneConfig(model="m", data="d", out="o")
@@ -27,7 +27,6 @@ BASE = FinetuneConfig(model="m", data="d", out="o")
         ("train", {"log_every": 0}),
         ("train", {"checkpoint_every": -1}),
         ("train", {"probe_every": -1}),
-        ("digits", {"hold_out": 1.0}),
         ("digits", {"start": -1}),
         ("teacher", {"alpha": 1.5}),
     ],
@@ -43,19 +42,19 @@ def test_a_value_out_of_range_is_named(group, values):
 
 
 def test_all_problems_are_told_at_once():
-    """Three mistakes, one error, one line."""
-    config = replace(BASE, freeze="both", train=TrainConfig(batch_size=1, lr=-1.0))
+    """Four mistakes, one error, one line."""
+    config = replace(BASE, freeze="both", hold_out=1.0, train=TrainConfig(batch_size=1, lr=-1.0))
     with pytest.raises(ArgumentError) as caught:
         check(config)
     text = str(caught.value)
-    assert [name in text for name in ("train.batch_size", "train.lr", "freeze")] == [True] * 3
+    assert [name in text for name in ("train.batch_size", "train.lr", "freeze", "hold_out")] == [True] * 4
     assert "\n" not in text
 
 
 def test_the_defaults_are_valid():
     """And those at the edge of a range."""
     check(BASE)
-    check(replace(BASE, train=TrainConfig(steps=1, batch_size=2, seed=2**63 - 1), digits=DigitsConfig(hold_out=0.0)))
+    check(replace(BASE, train=TrainConfig(steps=1, batch_size=2, seed=2**63 - 1), hold_out=0.0))
 
 
 def test_options_that_a_method_does_not_read_are_found():

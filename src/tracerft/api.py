@@ -1,7 +1,7 @@
 """The public calls: configuration in, a run folder or an evaluation out. Holds no mathematics."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,13 @@ from tracerft.config import (
     read_config,
 )
 from tracerft.errors import ArgumentError, DataError
-from tracerft.evaluation.suite import evaluate_models
+from tracerft.evaluation.suite import Hits, evaluate_models
 from tracerft.methods import Method
 from tracerft.models.encoder import LoadedModel
 from tracerft.models.weights import load_model
 from tracerft.reports.record import read_record
 from tracerft.reports.terminal import results_table
-from tracerft.running import execute, prepare
+from tracerft.running import Ready, execute, prepare
 from tracerft.sources import Parts, model_suite, read_parts, run_suite
 from tracerft.training.trainer import Progress
 
@@ -55,9 +55,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of one or more models on the splits of a suite. Prints as a table."""
+    """Metrics of one or more models on the splits of a suite. Prints as a table.
+
+    Args:
+        results: ``{model: {split: metrics}}``.
+        hits: ``{split: {model: (n,) bool}}``, which images of each labelled split a model got right.
+    """
 
     results: dict[str, dict[str, dict[str, Any]]]
+    hits: Hits = field(default_factory=dict, repr=False)
 
     def __str__(self) -> str:
         return results_table(self.results)
@@ -143,20 +149,30 @@ def run_config(
     method: Method | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    announce: Callable[[Ready], None] | None = None,
     lean: bool = False,
     read: ReadParts = read_parts,
 ) -> Run:
     """`finetune` for a whole configuration.
 
-    ``method`` replaces the named one; ``lean`` and ``read``, which reads data and suite, are for studies.
+    ``method`` replaces the named one; ``announce`` is told of the run before it starts; ``lean`` and ``read``, which
+    reads data and suite, are for studies.
     """
     check(config)
     folder = Path(config.out)
     if resume and (folder / "record.json").is_file():
         return Run(folder, read_record(folder))
-    loaded = load_model(config.model, seed=config.train.seed)
-    ready = prepare(config, loaded, read(config, loaded), method)
+    ready = make_ready(config, method=method, read=read)
+    if announce is not None:
+        announce(ready)
     return Run(folder, execute(ready, resume=resume, progress=progress, lean=lean))
+
+
+def make_ready(config: FinetuneConfig, *, method: Method | None = None, read: ReadParts = read_parts) -> Ready:
+    """Read and build all that a run needs, and write nothing."""
+    check(config)
+    loaded = load_model(config.model, seed=config.train.seed)
+    return prepare(config, loaded, read(config, loaded), method)
 
 
 def evaluate(
@@ -183,12 +199,15 @@ def evaluate(
     if interpolate < 0 or interpolate == 1:
         raise ArgumentError(f"`interpolate` must be 0 or at least 2 points; got {interpolate}; 11 gives steps of 0.1")
     folder = model.folder if isinstance(model, Run) else Path(model)
+    hits: Hits = {}
     if not (folder / "config.yaml").is_file():
         if interpolate:
             raise ArgumentError("`interpolate` needs a run folder, which knows where it started; got a single model")
         loaded = load_model(str(model))
+        if suite is None and loaded.image is not None:
+            raise ArgumentError(f"`suite` must be given: {model} is a model, not a run, and has no data of its own")
         splits = model_suite(loaded, str(suite or "digits"), templates).splits()
-        return Evaluation(evaluate_models({"model": loaded.model}, splits, loaded.tokenize, predictions))
+        return Evaluation(evaluate_models({"model": loaded.model}, splits, loaded.tokenize, predictions, hits), hits)
     config = read_config(folder / "config.yaml")
     names = [n for n in ("student", "teacher") if (folder / n).is_dir()]
     if not names:
@@ -200,7 +219,7 @@ def evaluate(
         models[name] = end
         models |= wise_path(name, start.model, end, interpolate)
     splits = run_suite(config, start, None if suite is None else str(suite)).splits()
-    return Evaluation(evaluate_models(models, splits, start.tokenize, predictions))
+    return Evaluation(evaluate_models(models, splits, start.tokenize, predictions, hits), hits)
 
 
 def wise_path(name: str, start: nn.Module, end: nn.Module, points: int) -> dict[str, nn.Module]:

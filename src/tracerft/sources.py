@@ -14,7 +14,7 @@ from tracerft.data.pairs import ImagePairs
 from tracerft.data.prompts import read_templates
 from tracerft.data.sampling import keys, uniforms
 from tracerft.data.suite import Suite, digit_suite, of_manifest, read_suite
-from tracerft.errors import ArgumentError, DataError
+from tracerft.errors import ArgumentError, DataError, did_you_mean
 from tracerft.models.encoder import LoadedModel
 from tracerft.types import ImageSpec
 
@@ -50,10 +50,13 @@ def read_parts(config: FinetuneConfig, loaded: LoadedModel) -> Parts:
     """
     if is_digits(config.data):
         return _digits(config, loaded)
-    if config.data.lower() in ("digit", "mnist"):
-        raise DataError(f"`data` {config.data!r} is not a data set (did you mean 'digits'?)")
+    if not Path(config.data).exists():
+        raise DataError(
+            f"`data` {config.data!r} does not exist; expected images in folders, a table or tars, or digits"
+            + did_you_mean(config.data, ["digits"])
+        )
     spec = image_spec(loaded)
-    templates = read_templates(_templates(config.templates))
+    templates = run_templates(config)
     manifest = read_manifest(config.data, columns=config.columns.named(), classes=config.classes)
     train, held = _hold_out(manifest, config.hold_out)
     source = ImagePairs(
@@ -87,7 +90,7 @@ def run_suite(config: FinetuneConfig, loaded: LoadedModel, suite: str | None) ->
     classes = None
     if not is_digits(config.data):
         classes = read_manifest(config.data, columns=config.columns.named(), classes=config.classes).classes or None
-    templates = read_templates(_templates(config.templates))
+    templates = run_templates(config)
     return read_suite(Path(suite), image_spec(loaded), templates=templates, classes=classes, broken=config.broken)
 
 
@@ -97,6 +100,11 @@ def model_suite(loaded: LoadedModel, suite: str, templates: str) -> Suite:
         return digit_suite(digit_folder(suite), "coloured", None)
     spec = image_spec(loaded)
     return read_suite(Path(suite), spec, templates=read_templates(_templates(templates)), classes=None)
+
+
+def run_templates(config: FinetuneConfig) -> tuple[str, ...]:
+    """The sentences that a run made captions of class names with."""
+    return read_templates(_templates(config.templates))
 
 
 def digit_folder(data: str) -> Path | None:

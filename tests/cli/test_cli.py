@@ -85,7 +85,8 @@ def test_finetune_help_shows_defaults_and_no_types(capsys):
 
 PINNED = {
     "--help", "--config", "--print_config", "--preset", "--resume", "--json", "--model", "--data", "--out",
-    "--method", "--freeze", "--train", "--teacher", "--loss", "--digits",
+    "--method", "--freeze", "--train", "--teacher", "--loss", "--digits", "--columns", "--lora", "--dry_run",
+    "--suite", "--templates", "--classes", "--hold_out", "--broken", "--augment",
 }  # fmt: skip
 
 

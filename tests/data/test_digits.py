@@ -258,7 +258,7 @@ def test_a_coloured_suite_has_the_old_task_and_two_shifts(digits_folder):
     splits = suite.splits()
     assert list(splits) == ["id", "original", "colour-random", "colour-flipped", "select-id", "select-original"]
     assert [len(s) for s in splits.values()] == [60, 60, 60, 60, 10, 10]
-    assert [len(s.captions) for s in splits.values()] == [2, 10, 2, 2, 2, 10]
+    assert [len(s.prompts) for s in splits.values()] == [2, 10, 2, 2, 2, 10]
     assert splits["select-id"].sha256 != splits["id"].sha256
     assert list(digit_suite(digits_folder, "coloured", None).splits()) == list(splits)[:4]
     assert list(digit_suite(digits_folder, "grey", held_out).splits()) == ["id", "select-id"]

@@ -8,11 +8,11 @@ import torch
 
 from tests.conftest import SMALL
 from tests.methods.steps import FixedBatch, plan, random_batch
-from tracerft.api import build_method
 from tracerft.config import FinetuneConfig, LossConfig, TeacherConfig
 from tracerft.methods import METHODS
 from tracerft.models.encoder import freeze
 from tracerft.models.tiny import TinyDualEncoder
+from tracerft.running import build_method
 from tracerft.training.checkpoint import join_state, split_state
 from tracerft.training.optim import optimizer_tensors
 from tracerft.training.trainer import Trainer
@@ -22,7 +22,7 @@ STEPS = 20
 
 def build(name, loss=None, teacher=None):
     """A named method."""
-    groups = {"loss": LossConfig(**(loss or {})), "teacher": TeacherConfig(**(teacher or {}))}
+    groups = {"loss": LossConfig(**{"targets": "diagonal"} | (loss or {})), "teacher": TeacherConfig(**(teacher or {}))}
     return build_method(FinetuneConfig(model="", data="", out="", method=name, **groups))
 
 

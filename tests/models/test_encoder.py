@@ -71,7 +71,7 @@ def test_freeze_stops_one_tower(what, trains, model):
 
 def test_freeze_needs_an_image_tower():
     """Named as open_clip names it."""
-    with pytest.raises(ArgumentError, match="needs a model with an image tower `visual`; got Linear"):
+    with pytest.raises(ArgumentError, match=r"a model with an image tower `visual` is needed.*; got Linear"):
         freeze(nn.Linear(2, 2), "text")
     freeze(nn.Linear(2, 2), "none")
 

@@ -44,7 +44,7 @@ def test_tiny_random_is_keyed_by_the_seed():
     [
         (
             "tiny:randm",
-            r"neither a known name nor a folder; expected tiny or tiny:random.*did you mean 'tiny:random'\?",
+            r"neither a known name nor a folder; expected tiny, tiny:random.*did you mean 'tiny:random'\?",
         ),
         ("nowhere/at/all", "neither a known name nor a folder"),
     ],

@@ -5,12 +5,14 @@ import json
 import pytest
 
 from tests.conftest import SMALL
-from tracerft import api
+from tracerft import running
 from tracerft.errors import ArgumentError, DataError, RunFolderError
 from tracerft.models.tiny import TinyDualEncoder
 from tracerft.models.weights import save_model
+from tracerft.sources import read_parts
 from tracerft.studies import runner, toy, toy_results
-from tracerft.studies.toy_results import PAIRS, _figure, _paired, claims_of, measures, rows_of
+from tracerft.studies.results import figure_claim, paired_claim, rows_of
+from tracerft.studies.toy_results import COLUMNS, PAIRS, claims_of, measures
 
 ARMS = ("direct", "l2-sp", "static-all", "ema-fast-all", "wma-fd", "wma-all")
 TINY = toy.Size(
@@ -40,7 +42,7 @@ def row(values, **rest):
 )
 def test_a_pair_is_judged_on_seed_paired_differences(better, worse, slack, holds, note):
     """Beyond two standard errors it holds or fails, within them it stays open (hand computation)."""
-    found = _paired("x", "text", row(better), row(worse), "m", slack)
+    found = paired_claim("x", "text", row(better), row(worse), "m", slack)
     assert found["holds"] is holds
     assert note in found["note"]
 
@@ -50,7 +52,7 @@ def test_a_pair_is_judged_on_seed_paired_differences(better, worse, slack, holds
 )
 def test_a_figure_is_judged_against_its_bar(sign, bar, holds):
     """Above or below."""
-    found = _figure("x", "text", {"mean": 5.0}, sign, bar, "note")
+    found = figure_claim("x", "text", {"mean": 5.0}, sign, bar, "note")
     assert (found["holds"], found["ours"]) == (holds, "5.0")
 
 
@@ -70,7 +72,7 @@ def test_rows_select_the_strength_by_the_rule():
         ("direct", 0.0, 0): values(50.0),
         ("direct", 0.0, 1): values(50.0),
     }
-    rows = rows_of(results, {"direct": "direct finetuning", "l2-sp": "L2-SP"}, {"l2-sp": 7.0})
+    rows = rows_of(results, COLUMNS, {"direct": "direct finetuning", "l2-sp": "L2-SP"}, {"l2-sp": 7.0})
     assert [(r["id"], r["strength"], r["selected"]) for r in rows] == [
         ("direct", None, True), ("l2-sp", 0.1, False), ("l2-sp", 1.0, True),
     ]  # fmt: skip
@@ -108,10 +110,10 @@ def test_claims_without_their_arms_say_so():
     assert (found["l2-keeps"]["holds"], found["l2-keeps"]["ours"]) == (None, "not run in this size")
 
 
-def in_process(configs, workers, progress=None):
+def in_process(configs, workers, progress=None, read=read_parts):
     """`run_all` without processes of its own."""
     for done, config in enumerate(configs, start=1):
-        runner._worker(config)
+        runner._worker(config, read)
         if progress:
             progress(done, len(configs), config.out)
     return [runner.finish(config) for config in configs]
@@ -126,7 +128,7 @@ def study(digits_folder, tmp_path_factory):
         patch.setitem(toy.SIZES, "small", TINY)
         patch.setattr(toy, "_pretrain", lambda out, size, data, seeds, workers, progress: [str(start)] * seeds)
         patch.setattr(toy, "run_all", in_process)
-        patch.setattr(api, "write_run_report", lambda folder: None)
+        patch.setattr(running, "write_run_report", lambda folder: None)
         done = []
         report = toy.run(out, size="small", data=digits_folder, seeds=2, progress=lambda *a: done.append(a))
         times = {p: p.stat().st_mtime_ns for p in (out / "runs").rglob("*") if p.is_file()}

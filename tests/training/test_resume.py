@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.runs import STEPS, TRAIN, Cut, contents, cut_at, finetune
-from tracerft import api
+from tracerft import running
 from tracerft.errors import RunFolderError, StateError
 from tracerft.training import trainer
 
@@ -20,7 +20,7 @@ METHODS = ["tracer", "sd_ema", "sd_static", "contrastive_l2_sp", "flyp", "wise_f
 
 @pytest.fixture(autouse=True)
 def _no_report(monkeypatch):
-    monkeypatch.setattr(api, "write_run_report", lambda folder: (folder / "report.html").write_text(""))
+    monkeypatch.setattr(running, "write_run_report", lambda folder: (folder / "report.html").write_text(""))
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import torch
 
 from tests.conftest import SMALL
 from tests.methods.steps import FixedBatch, plan, random_batch
-from tracerft.api import build_method
 from tracerft.config import FinetuneConfig, LossConfig
 from tracerft.errors import NonFiniteError
 from tracerft.models.tiny import TinyDualEncoder
+from tracerft.running import build_method
 from tracerft.training.checkpoint import newest_checkpoint
 from tracerft.training.trainer import MAX_LOG_SCALE, Trainer
 from tracerft.types import LossTerms
@@ -19,7 +19,9 @@ from tracerft.types import LossTerms
 
 def method(name="tracer", **loss):
     """A named method with its defaults."""
-    return build_method(FinetuneConfig(model="", data="", out="", method=name, loss=LossConfig(**loss)))
+    return build_method(
+        FinetuneConfig(model="", data="", out="", method=name, loss=LossConfig(**{"targets": "diagonal"} | loss))
+    )
 
 
 def lines(folder):
@@ -128,14 +130,17 @@ def test_the_log_has_terms_rate_and_epoch_at_its_interval_and_the_last_step(tmp_
 
 
 def test_the_scale_is_clamped_after_the_step(tmp_path):
-    """CLIP's clamp: the scale stays in [1, 100]; a frozen one is left alone."""
-    for trains in (True, False):
+    """CLIP's clamp: the scale stays in [1, 100], or below its start if that is higher; a frozen one is left alone."""
+    for start, trains, end in ((4.5, True, MAX_LOG_SCALE), (5.0, True, 5.0), (5.0, False, 5.0)):
         model = TinyDualEncoder(SMALL)
         with torch.no_grad():
-            model.logit_scale.fill_(5.0)
+            model.logit_scale.fill_(start)
         model.logit_scale.requires_grad_(trains)
-        Trainer(model, method("flyp"), FixedBatch(random_batch()), plan(1), tmp_path).run()
-        assert model.logit_scale.item() == pytest.approx(MAX_LOG_SCALE if trains else 5.0)
+        trainer = Trainer(model, method("flyp"), FixedBatch(random_batch()), plan(1), tmp_path)
+        with torch.no_grad():
+            model.logit_scale.fill_(6.0 if trains else start)  # as if a step had gone too far
+        trainer.run()
+        assert model.logit_scale.item() == pytest.approx(end)
 
 
 def test_training_leaves_the_global_generator_alone(tmp_path):

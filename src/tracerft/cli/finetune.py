@@ -3,17 +3,18 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_type_hints
 
-from tracerft.cli.options import Parser
-from tracerft.config import DigitsConfig, FinetuneConfig, LossConfig, TeacherConfig, TrainConfig
+from tracerft.cli.options import Parser, described
+from tracerft.config import GROUPS, FinetuneConfig
 from tracerft.errors import ArgumentError, did_you_mean
 
 if TYPE_CHECKING:
     from tracerft.api import Run
+    from tracerft.running import Ready
 
 DESCRIPTION = (
     "Finetune a dual encoder. Example: tracerft finetune --preset digits --out runs/digits. "
@@ -21,35 +22,39 @@ DESCRIPTION = (
 )
 
 USAGE = "tracerft finetune --model MODEL --data DATA --out FOLDER [options]"
+REQUIRED = ("model", "data", "out")
+FLAT = tuple(f.name for f in fields(FinetuneConfig) if f.name not in GROUPS)
 
 
 def build_parser() -> Parser:
-    """All options of the command."""
+    """All options of the command: a few of its own, then every field of `FinetuneConfig`."""
     parser = Parser("finetune", DESCRIPTION, USAGE)
     parser.add_argument("--config", action="config", help="YAML file with options; --print_config prints one")
     parser.add_argument(
         "--preset", type=str, default=None, help=f"options that belong together: {', '.join(presets())}"
     )
     parser.add_argument("--resume", type=str, default=None, help="run folder to go on with; takes no other option")
+    parser.add_argument("--dry_run", action="store_true", help="say what would happen, time two steps, write nothing")
     parser.add_argument("--json", action="store_true", help="print only JSON on stdout")
-    parser.add_argument("--model", type=str, default=None, help="tiny, tiny:random, or a model or run folder")
-    parser.add_argument("--data", type=str, default=None, help="digits, or a folder with MNIST IDX files")
-    parser.add_argument("--out", type=str, default=None, help="folder to make for the run")
-    parser.add_argument("--method", type=str, default="tracer", help="a name from tracerft methods")
-    parser.add_argument("--freeze", type=str, default="none", help="none, text (all but the image tower) or image")
-    for name, group in (
-        ("train", TrainConfig),
-        ("teacher", TeacherConfig),
-        ("loss", LossConfig),
-        ("digits", DigitsConfig),
-    ):
+    types, texts = get_type_hints(FinetuneConfig), described(FinetuneConfig)
+    for option in fields(FinetuneConfig):
+        if option.name in FLAT:
+            required = option.name in REQUIRED
+            parser.add_argument(
+                f"--{option.name}",
+                type=str | None if required else types[option.name],
+                default=None if required else option.default,
+                help=texts[option.name],
+            )
+    for name, group in GROUPS.items():
         parser.add_argument(f"--{name}", type=group, default=group())
     return parser
 
 
 def presets() -> list[str]:
     """Names of the packaged presets."""
-    return sorted(f.name.removesuffix(".yaml") for f in (resources.files("tracerft") / "presets").iterdir())
+    files = (f.name for f in (resources.files("tracerft") / "presets").iterdir())
+    return sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml"))
 
 
 def read_options(arguments: Sequence[str]) -> tuple[FinetuneConfig, bool, bool]:
@@ -58,16 +63,20 @@ def read_options(arguments: Sequence[str]) -> tuple[FinetuneConfig, bool, bool]:
     Raises:
         ArgumentError: one line for any mistake.
     """
+    config, resume, only_json, _ = _read(arguments)
+    return config, resume, only_json
+
+
+def _read(arguments: Sequence[str]) -> tuple[FinetuneConfig, bool, bool, bool]:
     arguments = _expand_preset(list(arguments))
     options = build_parser().read(arguments)
     if options.resume is not None:
-        return _resumed(options.resume, arguments), True, options.json
-    missing = [f"--{name}" for name in ("model", "data", "out") if getattr(options, name) is None]
+        return _resumed(options.resume, arguments), True, options.json, False
+    missing = [f"--{name}" for name in REQUIRED if getattr(options, name) is None]
     if missing:
         raise ArgumentError(f"{' and '.join(missing)} must be given; see tracerft finetune --help")
-    groups = {n: getattr(options, n) for n in ("train", "teacher", "loss", "digits")}
-    flat = {name: getattr(options, name) for name in ("model", "data", "out", "method", "freeze")}
-    return FinetuneConfig(**flat, **groups), False, options.json
+    config = FinetuneConfig(**{name: getattr(options, name) for name in (*FLAT, *GROUPS)})
+    return config, False, options.json, options.dry_run
 
 
 def _expand_preset(arguments: list[str]) -> list[str]:
@@ -100,8 +109,11 @@ def _resumed(folder: str, arguments: Sequence[str]) -> FinetuneConfig:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Train, evaluate, print the table and the report's path."""
-    config, resume, only_json = read_options(arguments)
+    """Train, evaluate, print the table and the report's path; or only say what would be done."""
+    config, resume, only_json, dry = _read(arguments)
+    if dry:
+        _dry_run(config, only_json)
+        return
     result = _train(config, resume)
     if only_json:
         print(json.dumps({"results": result.results}, indent=2))
@@ -114,5 +126,30 @@ def _train(config: FinetuneConfig, resume: bool) -> "Run":
     from tracerft.api import run_config
     from tracerft.cli.progress import training_progress
 
+    def announce(ready: "Ready") -> None:
+        from tracerft.describe import describe
+
+        if resume or not _in_use(Path(config.out)):  # one that is in use is about to be refused, in one line
+            print(_text(describe(ready)), file=sys.stderr)
+
     with training_progress(f"{config.method} on {config.data}") as progress:
-        return run_config(config, resume=resume, progress=progress)
+        return run_config(config, resume=resume, progress=progress, announce=announce)
+
+
+def _dry_run(config: FinetuneConfig, only_json: bool) -> None:
+    from tracerft.api import make_ready
+    from tracerft.describe import describe, time_steps, timing_lines
+
+    ready = make_ready(config)
+    lines = describe(ready)
+    lines += timing_lines(ready, time_steps(ready))
+    print(json.dumps(dict(lines), indent=2) if only_json else _text(lines))
+
+
+def _in_use(folder: Path) -> bool:
+    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+
+
+def _text(lines: Sequence[tuple[str, str]]) -> str:
+    width = max(len(label) for label, _ in lines)
+    return "\n".join(f"{label:<{width}}  {text}" for label, text in lines)

@@ -12,8 +12,12 @@ from tracerft.errors import NonFiniteError, TracerftError, did_you_mean
 COMMANDS = {
     "finetune": "finetune a dual encoder and see what it gained and forgot",
     "evaluate": "evaluate a run or a model on every split of a suite",
+    "predict": "classify images with a run, and with the model it started from",
+    "export": "write a run's model for open_clip, transformers or ONNX, with a model card",
+    "inspect": "look at a data set before a run: what is broken, repeated, leaked",
+    "import-pt": "turn a foreign .pt file into safetensors without running its code",
     "methods": "list the finetuning methods",
-    "study": "repeat an experiment of the paper: toy, theory",
+    "study": "repeat an experiment of the paper: toy, shift, theory",
     "report": "write report.html of a finished run or study again",
 }
 
@@ -21,7 +25,7 @@ USAGE = "usage: tracerft [--debug] COMMAND ...\n\n"
 HELP = (
     USAGE
     + "Robust finetuning of CLIP-style models: gain on your task, keep what the model knew.\n\ncommands:\n"
-    + "".join(f"  {name:<10}{text}\n" for name, text in COMMANDS.items())
+    + "".join(f"  {name:<11}{text}\n" for name, text in COMMANDS.items())
     + "\noptions:\n"
     + "  --debug   show the traceback of an error\n"
     + "  --version print the version\n"
@@ -51,7 +55,7 @@ def run(arguments: list[str]) -> int:
             raise TracerftError(
                 f"unknown command {arguments[0]!r}{did_you_mean(arguments[0], list(COMMANDS))}; see tracerft --help"
             )
-        import_module(f"tracerft.cli.{arguments[0]}").run(arguments[1:])
+        import_module(f"tracerft.cli.{arguments[0].replace('-', '_')}").run(arguments[1:])
     except TracerftError as error:
         if debug:
             raise

@@ -1,6 +1,7 @@
 """What the commands share: a parser whose mistakes are our one-line errors, with did-you-mean."""
 
 import argparse
+import inspect
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,6 +90,13 @@ class Parser(ArgumentParser):
         text = re.sub(r"^Parser key ", "option ", text)
         text = re.sub(r"Expected an? <class '(\w+)'>\. Got value: ", r"expected \1; got ", text)
         return text if len(text) <= 400 else f"{text[:400]} ..."
+
+
+def described(kind: type) -> dict[str, str]:
+    """What the docstring of a dataclass says of each of its fields, to say the same on the command line."""
+    text = inspect.cleandoc(kind.__doc__ or "").partition("Args:\n")[2]
+    found = re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", text, re.MULTILINE)
+    return {name: " ".join(words.split()) for name, words in found}
 
 
 def refuse_aliases(path: Path) -> None:

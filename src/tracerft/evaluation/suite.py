@@ -17,6 +17,7 @@ from tracerft.models.zero_shot import encode_captions, similarity_logits, zero_s
 
 Tokenize = Callable[[Sequence[str]], Tensor]
 Models = Mapping[str, nn.Module]
+Hits = dict[str, dict[str, Tensor]]  # by split and model, (n,) bool
 Scored = tuple[dict[str, Any], dict[str, Tensor]]  # metrics, and what to keep
 
 
@@ -80,7 +81,11 @@ class Predictor:
 
 
 def evaluate_models(
-    models: Models, splits: Mapping[str, Split], tokenize: Tokenize, predictions: Path | None = None
+    models: Models,
+    splits: Mapping[str, Split],
+    tokenize: Tokenize,
+    predictions: Path | None = None,
+    hits: Hits | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Metrics of every model on every split.
 
@@ -90,6 +95,7 @@ def evaluate_models(
         tokenize: captions to token ids.
         predictions: where to keep logits and labels, or embeddings for retrieval
             (``<model>/<split>.safetensors``); ``None`` for nowhere.
+        hits: filled with what each model got right on each split that has labels, for paired differences.
 
     Returns:
         ``{model: {split: fields of record.json}}``.
@@ -100,6 +106,8 @@ def evaluate_models(
         for name in models:
             metrics, tensors = predictor.score(name, split)
             results[name][split_name] = metrics
+            if hits is not None and "logits" in tensors:
+                hits.setdefault(split_name, {})[name] = tensors["logits"].argmax(1) == tensors["labels"]
             if predictions is not None:
                 (predictions / name).mkdir(parents=True, exist_ok=True)
                 save_tensors(predictions / name / f"{split_name}.safetensors", tensors)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tracerft.errors import ArgumentError, MissingExtraError, one_of
@@ -37,6 +38,28 @@ class DualEncoder(Protocol):
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
         """``(N, L)`` to ``(N, D)``."""
         ...
+
+
+class TwoTowers(nn.Module):
+    """That surface over two towers ``visual`` and ``text`` that end in their projections."""
+
+    visual: Any  # each model's own tower, with what only it has
+    text: Any
+    logit_scale: nn.Parameter
+
+    def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
+        """``(N, D)`` image embeddings, unit-norm on request."""
+        features: Tensor = self.visual(image)
+        return F.normalize(features, dim=-1) if normalize else features
+
+    def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
+        """``(N, D)`` text embeddings, unit-norm on request."""
+        features: Tensor = self.text(text)
+        return F.normalize(features, dim=-1) if normalize else features
+
+    def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit-norm image and text embeddings and the exponentiated scale, as open_clip returns them."""
+        return self.encode_image(image, True), self.encode_text(text, True), self.logit_scale.exp()
 
 
 def check_tokenizer_files(folder: Path) -> None:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tracerft.errors import ArgumentError, DataError, MissingExtraError, one_of
-from tracerft.models.encoder import LoadedModel
+from tracerft.models.encoder import LoadedModel, TwoTowers
 from tracerft.models.mini_weights import SCALE, lite0_tensors, minilm_tensors, tokenizer_file, zero_shot_projection
 from tracerft.types import ImageSpec
 
@@ -94,8 +94,9 @@ class MiniLMTextTower(nn.Module):
     def features(self, tokens: Tensor) -> Tensor:
         """Unit-norm mean of the last layer over the tokens, padding left out: ``(N, W)``."""
         seen = tokens != PAD
-        length = int(seen.any(0).sum())  # padding is on the right: columns that nobody needs
-        tokens, seen = tokens[:, :length], seen[:, :length]
+        if not torch.compiler.is_exporting():  # a graph cannot depend on values
+            length = int(seen.any(0).sum())  # padding is on the right: columns that nobody needs
+            tokens, seen = tokens[:, :length], seen[:, :length]
         states = self.bert(input_ids=tokens, attention_mask=seen.long()).last_hidden_state
         pooled = (states * seen[..., None]).sum(1) / seen.sum(1, keepdim=True).clamp(min=1)
         return F.normalize(pooled, dim=-1)
@@ -116,7 +117,7 @@ def _bert() -> tuple[Any, Any]:
     return transformers.BertModel, transformers.BertConfig(vocab_size=30522, **sizes, **no_dropout)
 
 
-class MiniDualEncoder(nn.Module):
+class MiniDualEncoder(TwoTowers):
     """Both towers and a learned temperature.
 
     Args:
@@ -135,20 +136,6 @@ class MiniDualEncoder(nn.Module):
             self.text = MiniLMTextTower(self.config.embed_dim)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(SCALE)))
         self.train(False)
-
-    def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
-        """``(N, D)`` image embeddings, unit-norm on request."""
-        features: Tensor = self.visual(image)
-        return F.normalize(features, dim=-1) if normalize else features
-
-    def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
-        """``(N, D)`` text embeddings, unit-norm on request."""
-        features: Tensor = self.text(text)
-        return F.normalize(features, dim=-1) if normalize else features
-
-    def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit-norm image and text embeddings and the exponentiated scale, as open_clip returns them."""
-        return self.encode_image(image, True), self.encode_text(text, True), self.logit_scale.exp()
 
     def describe(self) -> dict[str, Any]:
         """What `weights.py` writes beside the weights; building it again needs the second package's vocabulary."""

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tracerft.errors import ArgumentError
+from tracerft.models.encoder import TwoTowers
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789 .,'-"
 PAD, END = 0, 1  # character ids start at 2
@@ -124,7 +125,7 @@ class LightTextTransformer(nn.Module):
         return out
 
 
-class TinyDualEncoder(nn.Module):
+class TinyDualEncoder(TwoTowers):
     """Both towers and a learned temperature.
 
     Args:
@@ -140,20 +141,6 @@ class TinyDualEncoder(nn.Module):
             self.visual = LightViT(self.config)
             self.text = LightTextTransformer(self.config)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # CLIP's initial temperature
-
-    def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
-        """``(N, D)`` image embeddings, unit-norm on request."""
-        features: Tensor = self.visual(image)
-        return F.normalize(features, dim=-1) if normalize else features
-
-    def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
-        """``(N, D)`` text embeddings, unit-norm on request."""
-        features: Tensor = self.text(text)
-        return F.normalize(features, dim=-1) if normalize else features
-
-    def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit-norm image and text embeddings and the exponentiated scale, as open_clip returns them."""
-        return self.encode_image(image, True), self.encode_text(text, True), self.logit_scale.exp()
 
     def describe(self) -> dict[str, Any]:
         """What `weights.py` writes beside the weights to build the model again."""

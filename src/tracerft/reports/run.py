@@ -29,10 +29,15 @@ _MEASURES: dict[str, tuple[str, str, float, int, Better]] = {
     "ece_per_batch_10": ("ECE per batch", "%", 100.0, 2, "lower"),
     "nll": ("NLL", "nats", 1.0, 3, "lower"),
     "brier": ("Brier", "", 1.0, 3, "lower"),
+    "macro_f1": ("Macro F1", "%", 100.0, 1, "higher"),
+    "worst_group": ("Worst group", "%", 100.0, 1, "higher"),
+    "image_to_text_r1": ("Image to text R@1", "%", 100.0, 1, "higher"),
+    "text_to_image_r1": ("Text to image R@1", "%", 100.0, 1, "higher"),
 }
 # Logged beside the loss, on scales of their own.
 _NOT_LOSSES = {
     *("step", "epoch", "samples", "lr", "learning_rate", "weight_decay", "scale", "logit_scale", "grad_norm"),
+    *("gap_weights", "gap_kl", "teacher_entropy", "teacher_confidence"),
     *("gradient_norm", "seconds", "time", "memory", "samples_per_second", "images_per_second", "pretrained_weight"),
 }
 Results = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -114,8 +119,8 @@ def _splits(results: Results) -> list[str]:
 
 
 def _accuracies(results: Results) -> Table:
-    """Models down, splits across; each accuracy with its interval."""
-    splits = _splits(results)
+    """Models down, splits across; each accuracy with its interval. Splits that are retrieved have none."""
+    splits = [s for s in _splits(results) if any(_has(of_model.get(s)) for of_model in results.values())]
     best = {s: max((m[s]["top1"] for m in results.values() if _has(m.get(s))), default=None) for s in splits}
     rows = []
     for model, scores in results.items():
@@ -140,12 +145,14 @@ def _accuracy(scores: Mapping[str, Any] | None, best: float | None) -> Cell:
 def _measures(results: Results) -> Table:
     """Every measure, one line a model and split."""
     columns = [Column("Model", numeric=False), Column("Split", numeric=False), Column("n", better="higher")]
-    columns += [Column(label, unit, better=better) for label, unit, _, _, better in _MEASURES.values()]
+    seen = {key for by_split in results.values() for scores in by_split.values() for key in scores}
+    shown = {key: measure for key, measure in _MEASURES.items() if key in seen}
+    columns += [Column(label, unit, better=better) for label, unit, _, _, better in shown.values()]
     rows = []
     for model, by_split in results.items():
         for split, scores in by_split.items():
             line = [Cell(model, model), Cell(split, split), Cell(str(scores.get("n", MISSING)), scores.get("n"))]
-            for key, (_, _, factor, digits, _) in _MEASURES.items():
+            for key, (_, _, factor, digits, _) in shown.items():
                 value = scores.get(key)
                 line.append(Cell(MISSING) if value is None else Cell(number(factor * value, digits), value))
             rows.append(line)

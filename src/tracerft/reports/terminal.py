@@ -2,10 +2,13 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tracerft.reports.study import SHORT, column_digits
-from tracerft.reports.tables import number, rich_table, spread
+from tracerft.reports.tables import MISSING, number, rich_table, spread
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:
@@ -16,7 +19,7 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]], *, tit
 
 
 def results_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    """Accuracy with its 95 % interval, and ECE, of every model on every split.
+    """Accuracy with its 95 % interval and ECE of every model on every split; recall where a split is retrieved.
 
     Args:
         results: ``{model: {split: fields of record.json}}``.
@@ -24,20 +27,52 @@ def results_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str
     Returns:
         Plain text, one line a model and split.
     """
+    lines = [
+        (split, model, of_model[split])
+        for split in dict.fromkeys(s for of_model in results.values() for s in of_model)
+        for model, of_model in results.items()
+        if split in of_model
+    ]
+    tables = (
+        (["split", "model", "n", "top-1 %", "95 % interval", "ECE %"], _classified, "top1"),
+        (["split", "model", "n", "image to text R@1 %", "R@5 %", "text to image R@1 %", "R@5 %"], _retrieved, RECALL),
+        (["split", "model", "worst group", "top-1 %"], _worst, "worst_group"),
+    )
+    texts = []
+    for headers, cells, field in tables:
+        rows = [[split, model, *cells(metrics)] for split, model, metrics in lines if field in metrics]
+        if rows:
+            texts.append(_text(rich_table(headers, rows)))
+    return "\n".join(texts)
+
+
+RECALL = "image_to_text_r1"
+
+
+def _classified(metrics: Mapping[str, Any]) -> list[str]:
+    low, high = metrics["top1_ci95"]
+    interval = f"[{100 * low:.1f}, {100 * high:.1f}]"
+    return [str(metrics["n"]), _percent(metrics["top1"]), interval, _percent(metrics["ece_15"])]
+
+
+def _retrieved(metrics: Mapping[str, Any]) -> list[str]:
+    recalls = [f"{direction}_r{k}" for direction in ("image_to_text", "text_to_image") for k in (1, 5)]
+    return [str(metrics["n"]), *(_percent(metrics.get(name)) for name in recalls)]
+
+
+def _worst(metrics: Mapping[str, Any]) -> list[str]:
+    return [str(metrics["worst_group_name"]), _percent(metrics["worst_group"])]
+
+
+def _percent(value: float | None) -> str:
+    return MISSING if value is None else f"{100 * value:.1f}"
+
+
+def _text(table: "Table") -> str:
     from rich.console import Console
 
-    rows = []
-    for split in dict.fromkeys(s for of_model in results.values() for s in of_model):
-        for model, of_model in results.items():
-            if split in of_model:
-                cell = of_model[split]
-                low, high = cell["top1_ci95"]
-                interval = f"[{100 * low:.1f}, {100 * high:.1f}]"
-                ece = f"{100 * cell['ece_15']:.1f}"
-                rows.append([split, model, str(cell["n"]), f"{100 * cell['top1']:.1f}", interval, ece])
-    headers = ["split", "model", "n", "top-1 %", "95 % interval", "ECE %"]
     text = io.StringIO()
-    Console(file=text, width=100).print(rich_table(headers, rows))
+    Console(file=text, width=100).print(table)
     return text.getvalue().rstrip()
 
 
