@@ -67,7 +67,9 @@ def prepare(config: FinetuneConfig, loaded: LoadedModel, parts: Parts, method: M
     freeze(student, config.freeze)
     if config.lora.rank:
         towers = {"none": "both", "text": "image", "image": "text"}[config.freeze]
-        add_lora(student, config.lora.preset, rank=config.lora.rank, alpha=config.lora.alpha, towers=towers)
+        with torch.random.fork_rng(devices=[]):  # the first factor of an adapter is drawn
+            torch.manual_seed(config.train.seed)
+            add_lora(student, config.lora.preset, rank=config.lora.rank, alpha=config.lora.alpha, towers=towers)
     if not any(p.requires_grad for p in student.parameters()):
         raise ArgumentError("nothing trains: `freeze` leaves no tensor of this model; set it to none")
     plan = _plan(config, parts, pretrained, device)

@@ -4,7 +4,7 @@ Legend: n images, H classes the zero-shot head knows, C classes scored.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -52,6 +52,7 @@ class Split:
         logit_map: from H to C classes, before any softmax.
         groups: the group of each image, where the worst group counts.
         ignored_groups: groups that cannot be the worst.
+        metric: the one to look at first: ``top1``, ``macro_f1`` or ``worst_group``.
         warnings: what a reader of the numbers should know.
     """
 
@@ -62,6 +63,7 @@ class Split:
     logit_map: LogitMap | None = None
     groups: tuple[str, ...] | None = None
     ignored_groups: tuple[str, ...] = ()
+    metric: str = "top1"
     warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -181,7 +183,7 @@ def _split(
     manifest = read_manifest(split.data, columns=split.columns)
     if classes and manifest.classes:
         manifest = manifest.with_classes(split.subset or classes)
-    return of_manifest(manifest, spec, templates, broken=broken)
+    return replace(of_manifest(manifest, spec, templates, broken=broken), metric=split.metric or "top1")
 
 
 def _benchmark(split: SplitFile, spec: ImageSpec, templates: Sequence[str]) -> Split:
@@ -197,5 +199,6 @@ def _benchmark(split: SplitFile, spec: ImageSpec, templates: Sequence[str]) -> S
         logit_map=listed.logit_map,
         groups=listed.groups,
         ignored_groups=listed.ignored_groups,
+        metric=split.metric or listed.metric,
         warnings=warned,
     )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tracerft.evaluation.suite import Tokenize
+from tracerft.models.effective import effective
 from tracerft.models.zero_shot import zero_shot_head, zero_shot_logits
 
 
@@ -17,7 +18,7 @@ def teacher_student_gap(
 
     Args:
         teacher: the averaged model.
-        student: the model that trains; parameters are matched by name.
+        student: the model that trains, with adapters or without; parameters are matched by name.
         images: ``(N, 3, H, W)`` probe images.
         prompts: captions of each class.
         tokenize: captions to token ids.
@@ -26,7 +27,7 @@ def teacher_student_gap(
         ``gap_weights`` (L2 norm of the weight difference), ``gap_kl`` (mean KL(teacher || student), nats),
         ``teacher_entropy`` (nats) and ``teacher_confidence`` (mean largest probability).
     """
-    ours = dict(student.named_parameters())
+    ours = dict(effective(student).named_parameters())
     squares = [(p.double() - ours[name].double()).square().sum() for name, p in teacher.named_parameters()]
     was_training = student.training
     student.eval()

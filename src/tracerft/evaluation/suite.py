@@ -77,6 +77,8 @@ class Predictor:
         metrics: dict[str, Any] = dict(summarise(logits, labels))
         if split.groups is not None:
             metrics |= summarise_groups(logits, labels, split.groups, ignored=split.ignored_groups)
+        if split.metric != "top1":
+            metrics["metric"] = split.metric
         return metrics, {"logits": logits, "labels": labels}
 
 

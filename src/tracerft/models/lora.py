@@ -74,7 +74,8 @@ def add_lora(
     peft = _import_peft()
     pattern = f"(?:{targets})" if targets else rf"(?!text_decoder\.)(?:.*\.)?(?:{'|'.join(PRESETS[preset])})"
     names = _targets(model, pattern, towers, targets or preset)
-    config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=names)
+    exact = "|".join(map(re.escape, names))  # peft takes a list for endings, and visual.X ends in X
+    config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=exact)
     config._register_custom_module({nn.MultiheadAttention: _fused_attention()})
     scale = [name for name in ("logit_scale", "logit_bias") if isinstance(getattr(model, name, None), nn.Parameter)]
     inputs = example or example_input(model)

@@ -58,8 +58,9 @@ def write_run_report(folder: Path) -> Path:
     folder = Path(folder)
     record = read_record(folder)
     results: Results = record["results"]
-    sections: list[Section] = [_accuracies(results), _measures(results), *_curves(folder / "metrics.jsonl")]
-    sections.append(_repeat(folder, record))
+    sections: list[Section] = [_measures(results), *_curves(folder / "metrics.jsonl"), _repeat(folder, record)]
+    if any(_has(scores) for of_model in results.values() for scores in of_model.values()):
+        sections.insert(0, _accuracies(results))
     path = folder / "report.html"
     title = f"{record.get('method') or 'Evaluation'}: {folder.resolve().name}"
     write_text(path, page(title, _headline(record), sections, record))

@@ -31,9 +31,15 @@ def finish(config: FinetuneConfig, read: ReadParts = read_parts) -> Run:
     """
     written = Path(config.out) / "config.yaml"
     resume = written.is_file()
-    if resume and replace(read_config(written), out=config.out) != config:
+    if resume and not _same(read_config(written), config):
         raise RunFolderError(f"{config.out}: holds a run with other settings; give the study another --out")
     return run_config(config, resume=resume, lean=True, read=read)
+
+
+def _same(written: FinetuneConfig, wanted: FinetuneConfig) -> bool:
+    """Whether a run is the wanted one, its folder aside; ``auto`` targets were decided before they were written."""
+    loss = written.loss if wanted.loss.targets != "auto" else replace(written.loss, targets="auto")
+    return replace(written, out=wanted.out, loss=loss) == wanted
 
 
 def _worker(config: FinetuneConfig, read: ReadParts) -> str:

@@ -177,7 +177,8 @@ def measures(results: Mapping[str, Any]) -> dict[str, float]:
     if names:
         found["retention"] = mean(v["top1"] for v in names)
         for group in ("aligned", "new"):
-            found[f"retention_{group}"] = mean(v["groups"][group]["top1"] for v in names if group in v["groups"])
+            if of_group := [v["groups"][group]["top1"] for v in names if group in v["groups"]]:
+                found[f"retention_{group}"] = mean(of_group)
     chosen = [results[s]["top1"] for s in ("select-id", "select-names") if s in results]
     return {k: 100.0 * v for k, v in found.items()} | {"selection": 100.0 * mean(chosen)}
 
