@@ -104,15 +104,13 @@ def run(
     train = TrainConfig(steps=steps, batch_size=batch_size, lr=lr, device="cpu", checkpoint_every=0)
     base = FinetuneConfig(model=starts[0], data=str(data / style), out=str(out), train=train)
     first = {(k, s, 0): _config(base, k, s, starts[0], 0) for k, arm in ARMS.items() for s in arm.strengths}
-    runs = dict(zip(first, run_all(list(first.values()), workers, progress, parts), strict=True))
-    results = _results(runs)
+    results = _results(dict(zip(first, run_all(list(first.values()), workers, progress, parts), strict=True)))
     chosen = select(results)
     later = {
         (k, chosen[k], seed): _config(base, k, chosen[k], starts[seed], seed) for k in ARMS for seed in range(1, seeds)
     }
     if later:
-        runs |= dict(zip(later, run_all(list(later.values()), workers, progress, parts), strict=True))
-        results = _results(runs)
+        results |= _results(dict(zip(later, run_all(list(later.values()), workers, progress, parts), strict=True)))
     rows = rows_of(results, COLUMNS, LABELS, _shares(steps), chosen)
     claims = _claims(rows)
     study = {
