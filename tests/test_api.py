@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from dataclasses import fields
+from inspect import signature
 
 import pytest
 import torch
@@ -11,8 +13,8 @@ from safetensors.torch import load_file
 
 import tracerft
 from tests.runs import STEPS, TRAIN, contents, finetune
-from tracerft.api import Run
-from tracerft.config import TrainConfig, read_config
+from tracerft.api import Run, run_config
+from tracerft.config import FinetuneConfig, LossConfig, TrainConfig, read_config
 from tracerft.errors import ArgumentError, DataError, RunFolderError, TracerftError
 from tracerft.evaluation.metrics import summarise
 
@@ -30,7 +32,8 @@ def test_the_record_has_every_promised_field(run, digits_folder):
     record = json.loads((run.folder / "record.json").read_text())
     assert record == run.record
     assert {"tracerft", "status", "method", "seed", "config", "environment", "data", "steps", "seconds",
-            "results", "parameters", "pretrained_weight", "classes", "warnings"} == set(record)  # fmt: skip
+            "seconds_per_step", "results", "parameters", "pretrained_weight", "classes",
+            "warnings"} == set(record)  # fmt: skip
     assert (record["tracerft"], record["status"]) == (tracerft.__version__, "finished")
     assert (record["method"], record["seed"], record["steps"]) == ("tracer", 0, STEPS)
     assert record["config"]["data"] == str(digits_folder)
@@ -112,6 +115,36 @@ def test_evaluate_on_another_suite(run, digits_folder):
     assert found == {s: run.results["teacher"][s] for s in SPLITS[:4]}
 
 
+def test_two_runs_answer_the_same_images(run, small_model, digits_folder, tmp_path):
+    """Each model as alone, under its run's name, in the order of the call; nothing held out for choosing."""
+    other = finetune(small_model, digits_folder, tmp_path / "b" / "flyp", method="flyp")
+    found = tracerft.evaluate(run, against=other)
+    expected = {f"run/{n}": r for n, r in run.results.items()} | {f"flyp/{n}": r for n, r in other.results.items()}
+    assert list(found.results) == list(expected)
+    assert found.results == {n: {s: of[s] for s in SPLITS[:4]} for n, of in expected.items()}
+    assert list(found.answers["id"].guesses) == list(expected)
+    assert tracerft.evaluate(run, digits_folder, against=other.folder).results == found.results
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(run, small_model, digits_folder, tmp_path):
+    """As many parts as it takes."""
+    other = finetune(small_model, digits_folder, tmp_path / "b" / "run", method="flyp")
+    names = list(tracerft.evaluate(run, against=other).results)
+    assert names[0] == f"{run.folder.parent.name}/run/pretrained"
+    assert names[-1] == "b/run/student"
+
+
+def test_runs_that_cannot_be_compared_are_refused(run, small_model, digits_folder, tmp_path):
+    """The same one, no run, other classes."""
+    with pytest.raises(ArgumentError, match="`against` must be another run"):
+        tracerft.evaluate(run, against=run.folder / ".." / "run")
+    with pytest.raises(ArgumentError, match="small is none; give the folders of finished runs"):
+        tracerft.evaluate(run, against=small_model)
+    grey = finetune(small_model, digits_folder, tmp_path / "run", method="flyp", digits={"task": "grey"})
+    with pytest.raises(ArgumentError, match="`against` must have the classes of the first run, a red"):
+        tracerft.evaluate(run, against=grey)
+
+
 @pytest.mark.parametrize("points", [-1, 1])
 def test_a_line_needs_two_points(points, run):
     """Or none."""
@@ -161,6 +194,8 @@ def test_a_folder_that_cannot_be_made_is_named(small_model, digits_folder, tmp_p
         ({"digits": {"task": "color"}}, r"`digits\.task` must be one of"),
         ({"digits": {"count": 500}}, r"digits\.count=500 do not fit a set of 200 digits"),
         ({"teacher": {"momentum": 0.5}}, r"does not read teacher\.momentum"),
+        ({"loss": LossConfig(l2_sp=0.5)}, r"does not read loss\.l2_sp; leave out what it does not use"),
+        ({"probe": "lbfgs"}, r"does not read probe"),
         ({"teacher": {"a": -1.0}}, r"`a`"),
         ({"loss": {"targets": "both"}}, r"targets"),
     ],
@@ -183,6 +218,18 @@ def test_groups_are_mappings_or_dataclasses(run, small_model, digits_folder, tmp
     """The same run from both."""
     again = tracerft.finetune(small_model, data=digits_folder, out=tmp_path / "run", train=TrainConfig(**TRAIN))
     assert contents(again.folder) == contents(run.folder)
+
+
+def test_every_option_is_a_keyword():
+    """None is forgotten when the configuration grows."""
+    assert {f.name for f in fields(FinetuneConfig)} <= set(signature(tracerft.finetune).parameters)
+
+
+def test_a_whole_configuration_may_hold_what_its_method_does_not_read(small_model, digits_folder, tmp_path):
+    """A study's or a preset's values for other methods: only what a user typed can be a mistake."""
+    given = {"model": str(small_model), "data": str(digits_folder), "out": str(tmp_path / "run"), "method": "flyp"}
+    run = run_config(FinetuneConfig(**given, train=TrainConfig(**TRAIN), loss=LossConfig(fd=3.0)))
+    assert run.record["config"]["loss"]["fd"] == 3.0
 
 
 def test_epochs_count_full_batches(small_model, digits_folder, tmp_path):

@@ -58,7 +58,9 @@ def test_the_defaults_are_valid():
 
 
 def test_options_that_a_method_does_not_read_are_found():
-    """Only those that were changed."""
-    config = replace(BASE, loss=LossConfig(fd=2.0, l2_sp=1.0), teacher=TeacherConfig(momentum=0.5))
-    assert unused_options(config, ("loss.fd",)) == ["loss.l2_sp", "teacher.momentum"]
-    assert unused_options(BASE, ()) == []
+    """Only those that differ from what was there before, be it the defaults or a preset."""
+    config = replace(BASE, loss=LossConfig(fd=2.0, l2_sp=1.0), teacher=TeacherConfig(momentum=0.5), probe="lbfgs")
+    assert unused_options(config, BASE, ("loss.fd",)) == ["loss.l2_sp", "teacher.momentum", "probe"]
+    assert unused_options(config, config, ()) == []
+    assert unused_options(config, replace(BASE, loss=config.loss), ("probe",)) == ["teacher.momentum"]
+    assert unused_options(BASE, config, ("probe", "teacher.momentum")) == ["loss.fd", "loss.l2_sp"]

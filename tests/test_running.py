@@ -56,7 +56,7 @@ def test_the_record_tells_what_was_read(run, data):
     assert (record["status"], record["steps"], record["method"]) == ("finished", 3, "tracer")
     assert record["classes"] == list(CLASSES)
     assert {name: of["n"] for name, of in record["data"].items()} == {
-        "train": 14, "id": 12, "sketches": 6, "told": 12, "select-id": 4,
+        "train": 15, "id": 12, "sketches": 6, "told": 12, "select-id": 3,
     }  # fmt: skip
     assert len({of["sha256"] for of in record["data"].values()}) == 5
     assert record["parameters"]["trained"] == record["parameters"]["total"]
@@ -279,7 +279,7 @@ def test_what_cannot_train_is_told_before_a_folder_is_made(data, tmp_path):
     """One line each."""
     for options, kind, message in (
         ({"hold_out": 0.0}, ArgumentError, "`suite` must be given when `hold_out` is 0"),
-        ({"train": {"batch_size": 15}}, DataError, "14 samples, less than one batch of 15"),
+        ({"train": {"batch_size": 16}}, DataError, "15 samples, less than one batch of 16"),
         ({"templates": "no place"}, DataError, "neither a name"),
         ({"classes": data / "none.txt"}, DataError, "class names cannot be read"),
         ({"columns": {"imag": "x"}}, ArgumentError, r"unknown option `columns\.imag` \(did you mean 'image'\?\)"),
@@ -306,6 +306,6 @@ def test_all_batches_are_within_the_training_part(run, data):
     parts = make_ready(config(data / "photos")).parts
     trained = {s.name for s in parts.source.manifest.samples}
     held = {s.name for s in parts.suite.id.images.manifest.samples}
-    assert (len(trained), len(held), trained & held) == (14, 4, set())
+    assert (len(trained), len(held), trained & held) == (15, 3, set())
     assert TRAIN["batch_size"] * 2 <= len(trained)
     assert np.isfinite(run.record["seconds"])

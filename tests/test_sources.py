@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.data.pictures import SPEC, letters
+from tests.data.pictures import SPEC, class_set, letters
 from tests.image_runs import CLASSES, captions, config, make_data
 from tests.models.small import folder as small_folder
 from tracerft.config import FinetuneConfig
@@ -58,9 +58,8 @@ def test_held_out_images_do_not_depend_on_the_seed(data, loaded):
     """They are the suite where none is given, and selection where one is."""
     parts = read_parts(config(data / "photos"), loaded)
     other = read_parts(config(data / "photos", train={"seed": 5}), loaded)
-    assert names(parts.suite.id) == names(other.suite.id) == [
-        "cat/0.png", "cat/3.png", "cat/4.png", "tea pot/4.png",
-    ]  # fmt: skip
+    assert names(parts.suite.id) == names(other.suite.id)
+    assert [name.split("/")[0] for name in names(parts.suite.id)] == list(CLASSES)  # a tenth of six, but one at least
     assert parts.suite.splits().keys() == {"id"}
     assert parts.classes == CLASSES
     with_suite = read_parts(config(data / "photos", suite=str(data / "shifts.yaml")), loaded)
@@ -84,7 +83,8 @@ def test_a_class_file_renames_folders(data, loaded):
     given = config(data / "photos", classes=str(data / "names.txt"))
     parts = read_parts(given, loaded)
     assert parts.classes == ("hound", "tabby", "samovar")
-    assert parts.suite.id.labels.tolist() == [1, 1, 1, 2]
+    folders = [name.split("/")[0] for name in names(parts.suite.id)]
+    assert set(zip(folders, parts.suite.id.labels.tolist(), strict=True)) == {("dog", 0), ("cat", 1), ("tea pot", 2)}
 
 
 def test_columns_reach_the_table(data, loaded):
@@ -99,18 +99,25 @@ def test_columns_reach_the_table(data, loaded):
 
 
 def test_expected_collisions_are_those_of_the_batches(data, tmp_path):
-    """Three classes of equal size: a pair has a twin unless the rest of the batch is of other classes."""
+    """Three classes of six: a pair has a twin unless the rest of the batch is of other classes."""
 
-    def of(source, size, batches=20, **options):
-        return expected_collisions(ImagePairs(read_manifest(source), SPEC, letters, **options), size, batches=batches)
+    def of(source, size, **options):
+        return expected_collisions(ImagePairs(read_manifest(source), SPEC, letters, **options), size)
 
     one = {"templates": ["a {}"]}
     assert of(data / "photos", 18, **one) == 1.0
     without_twin = np.prod([(12 - i) / (17 - i) for i in range(2)])  # two others, none of the five of one's class
-    assert of(data / "photos", 3, 1000, **one) == pytest.approx(1 - without_twin, abs=0.04)
-    assert of(data / "photos", 3, templates=[f"{i} {{}}" for i in range(50)]) < 0.1
+    assert of(data / "photos", 3, **one) == pytest.approx(1 - without_twin, abs=1e-12)
+    assert of(data / "photos", 3, templates=[f"{i} {{}}" for i in range(50)]) < 0.02
     assert of(data / "pairs.csv", 18) == 0.0
     assert of(captions(tmp_path / "same.csv", ["same"] * 4), 100) == 1.0
+
+
+def test_a_share_that_holds_nothing_out_says_so(loaded, tmp_path):
+    """Of classes with one image each."""
+    class_set(tmp_path / "photos", CLASSES, 1)
+    with pytest.raises(ArgumentError, match=r"`suite` must be given when `hold_out` 0\.1 keeps none of 3 images out"):
+        read_parts(config(tmp_path / "photos", hold_out=0.1), loaded)
 
 
 def test_a_run_is_evaluated_with_its_own_classes_and_templates(data, loaded):

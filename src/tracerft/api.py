@@ -1,13 +1,10 @@
 """The public calls: configuration in, a run folder or an evaluation out. Holds no mathematics."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from tracerft.averaging import interpolate as weight_average
 from tracerft.config import (
     ColumnsConfig,
     DigitsConfig,
@@ -18,16 +15,19 @@ from tracerft.config import (
     TrainConfig,
     check,
     group,
-    read_config,
 )
-from tracerft.errors import ArgumentError, DataError
-from tracerft.evaluation.suite import Hits, evaluate_models
+from tracerft.errors import ArgumentError
+from tracerft.evaluating import Evaluation as Evaluation
+from tracerft.evaluating import evaluate_two, finished, scored
+from tracerft.evaluating import wise_path as wise_path
+from tracerft.evaluation.dawin import dawin_results
 from tracerft.methods import Method
 from tracerft.models.encoder import LoadedModel
+from tracerft.models.head import match_head
 from tracerft.models.weights import load_model
 from tracerft.reports.record import read_record
 from tracerft.reports.terminal import results_table
-from tracerft.running import Ready, execute, prepare
+from tracerft.running import Ready, execute, prepare, refuse_unused
 from tracerft.sources import Parts, model_suite, read_parts, run_suite
 from tracerft.training.trainer import Progress
 
@@ -53,22 +53,6 @@ class Run:
         return str(self.folder)
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Metrics of one or more models on the splits of a suite. Prints as a table.
-
-    Args:
-        results: ``{model: {split: metrics}}``.
-        hits: ``{split: {model: (n,) bool}}``, which images of each labelled split a model got right.
-    """
-
-    results: dict[str, dict[str, dict[str, Any]]]
-    hits: Hits = field(default_factory=dict, repr=False)
-
-    def __str__(self) -> str:
-        return results_table(self.results)
-
-
 def finetune(
     model: str | Path,
     *,
@@ -82,6 +66,8 @@ def finetune(
     hold_out: float = 0.1,
     broken: str = "error",
     augment: bool = True,
+    pool: str | Path | None = None,
+    probe: str = "sgd",
     columns: ColumnsConfig | Mapping[str, Any] | None = None,
     lora: LoraConfig | Mapping[str, Any] | None = None,
     train: TrainConfig | Mapping[str, Any] | None = None,
@@ -105,6 +91,8 @@ def finetune(
         hold_out: share of the training data kept out, in [0, 1).
         broken: ``error`` or ``skip``.
         augment: random crops of training images.
+        pool: of ``arf``, image-caption pairs to retrieve from.
+        probe: of ``linear_probe`` and ``lp_ft``, ``sgd`` or ``lbfgs``.
         columns: of a table; a mapping or the dataclass, as for all groups.
         lora: low-rank adapters.
         train: length, rates and intervals.
@@ -132,6 +120,8 @@ def finetune(
         hold_out=hold_out,
         broken=broken,
         augment=augment,
+        pool=None if pool is None else str(pool),
+        probe=probe,
         columns=group(ColumnsConfig, columns, "columns"),
         lora=group(LoraConfig, lora, "lora"),
         train=group(TrainConfig, train, "train"),
@@ -140,6 +130,8 @@ def finetune(
         digits=group(DigitsConfig, digits, "digits"),
     )
     own = None if isinstance(method, str) else method
+    if own is None:
+        refuse_unused(config, before=FinetuneConfig(model="", data="", out=""))
     return run_config(config, method=own, resume=resume, progress=progress)
 
 
@@ -179,17 +171,23 @@ def evaluate(
     model: str | Path | Run,
     suite: str | Path | None = None,
     *,
+    against: str | Path | Run | None = None,
     interpolate: int = 0,
+    dawin: bool = False,
     templates: str = "simple",
     predictions: Path | None = None,
 ) -> Evaluation:
-    """Evaluate a model, or all models of a run, on every split of a suite.
+    """Evaluate a model, or all models of one or two runs, on every split of a suite.
 
     Args:
         model: a run (its start, student and teacher are evaluated) or anything `load_model` reads.
         suite: a YAML of an ID set and shifts, one data set, or ``digits``; by default the run's own.
+        against: a second run, evaluated on the same images with the classes and templates of the first; models are then
+            called ``<folder>/student`` and so on. Held-out training data of the first run's suite is left out.
         interpolate: number of points from the pretrained weights to student and teacher, ends included
             (WiSE-FT; the head is built again at each); 0 for none, 11 for steps of 0.1.
+        dawin: also mix start and student for groups of test images by their entropies (DaWin); transductive, and only
+            for splits with labels.
         templates: of captions made from class names, for a model without a run.
         predictions: folder to keep logits and labels in.
 
@@ -198,31 +196,30 @@ def evaluate(
     """
     if interpolate < 0 or interpolate == 1:
         raise ArgumentError(f"`interpolate` must be 0 or at least 2 points; got {interpolate}; 11 gives steps of 0.1")
-    folder = model.folder if isinstance(model, Run) else Path(model)
-    hits: Hits = {}
-    if not (folder / "config.yaml").is_file():
-        if interpolate:
-            raise ArgumentError("`interpolate` needs a run folder, which knows where it started; got a single model")
-        loaded = load_model(str(model))
-        if suite is None and loaded.image is not None:
-            raise ArgumentError(f"`suite` must be given: {model} is a model, not a run, and has no data of its own")
-        splits = model_suite(loaded, str(suite or "digits"), templates).splits()
-        return Evaluation(evaluate_models({"model": loaded.model}, splits, loaded.tokenize, predictions, hits), hits)
-    config = read_config(folder / "config.yaml")
-    names = [n for n in ("student", "teacher") if (folder / n).is_dir()]
-    if not names:
-        raise DataError(f"{folder}: the run is not finished; go on with `tracerft finetune --resume {folder}`")
-    start = load_model(config.model, seed=config.train.seed)
-    models: dict[str, nn.Module] = {"pretrained": start.model}
-    for name in names:
-        end = load_model(folder / name).model
-        models[name] = end
-        models |= wise_path(name, start.model, end, interpolate)
-    splits = run_suite(config, start, None if suite is None else str(suite)).splits()
-    return Evaluation(evaluate_models(models, splits, start.tokenize, predictions, hits), hits)
+    folder, suite = _folder(model), None if suite is None else str(suite)
+    if against is not None:
+        if dawin:
+            raise ArgumentError("`dawin` is of one run; leave it out with `against`")
+        return evaluate_two(folder, _folder(against), suite, interpolate, predictions)
+    if (folder / "config.yaml").is_file():
+        run = finished(folder, interpolate)
+        splits = run_suite(run.config, run.start, suite).splits()
+        found = scored(run.models, splits, run.start.tokenize, predictions)
+        if dawin:
+            student = run.models["student"]
+            match_head(run.start.model, student)
+            found.results["student-dawin"] = dawin_results(run.start.model, student, splits, run.start.tokenize)
+        return found
+    if interpolate or dawin:
+        raise ArgumentError(
+            "`interpolate` and `dawin` need a run folder, which knows where it started; got a single model"
+        )
+    loaded = load_model(str(model))
+    if suite is None and loaded.image is not None:
+        raise ArgumentError(f"`suite` must be given: {model} is a model, not a run, and has no data of its own")
+    splits = model_suite(loaded, suite or "digits", templates).splits()
+    return scored({"model": loaded.model}, splits, loaded.tokenize, predictions)
 
 
-def wise_path(name: str, start: nn.Module, end: nn.Module, points: int) -> dict[str, nn.Module]:
-    """Models on the straight line from ``start`` to ``end``, the ends left out: ``<name>-wise-0.10`` and so on."""
-    alphas = [i / (points - 1) for i in range(1, points - 1)]
-    return {f"{name}-wise-{alpha:.2f}": weight_average(start, end, alpha) for alpha in alphas}
+def _folder(model: str | Path | Run) -> Path:
+    return model.folder if isinstance(model, Run) else Path(model)

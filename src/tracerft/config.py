@@ -110,10 +110,13 @@ class TeacherConfig:
     Args:
         a: first parameter of the Beta(a, b) kernel of tracer.
         b: second parameter.
-        momentum: of the EMA teacher of sd_ema, per update, 0 to 1.
+        momentum: of the EMA teacher of sd_ema and of the average of ema, per update, 0 to 1.
         update_every: optimiser steps between updates.
         weighting: point (the paper) or mass: how a state counts when update_every is above 1.
         alpha: of wise_ft, share of the finetuned weights, 0 to 1.
+        carot_every: of carot, steps between updates of its teacher; by default a fiftieth of the run, as published.
+        swa_start: of swa, share of the run after which the average begins, 0 to 1.
+        window: of lawa, how many of ten evenly spaced snapshots are averaged, the last ones.
     """
 
     a: float = 0.5
@@ -122,6 +125,9 @@ class TeacherConfig:
     update_every: int = 1
     weighting: str = "point"
     alpha: float = 0.5
+    carot_every: int | None = None
+    swa_start: float = 0.75
+    window: int = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +143,20 @@ class LossConfig:
         targets: diagonal, multi_positive or masked: what equal captions in a batch count as; auto is
             multi_positive where captions repeat within a batch, else diagonal.
         cross_frobenius: weight of the norm of the product of both projections.
-        l2_sp: lambda of contrastive_l2_sp.
+        l2_sp: lambda of l2_sp and contrastive_l2_sp.
+        logit_kd: of sd_logit, weight of the divergence from the pretrained logits.
+        temperature: of sd_logit, divides both logits.
+        feature_kd: of sd_feat, lambda of half the squared distance of image embeddings.
+        context: of car_ft, weight of the divergence between distributions over templates.
+        energy: of lipsum_ft, weight of the gap between energies on random texts.
+        ldifs: of ldifs, weight of the distance of inner features.
+        carot_sd: of carot, weight of distillation from its teacher.
+        orthogonality: of carot, weight of the distance of the image projection from orthogonality.
+        orthogonality_power: of carot, 1 (its code) or 2 (its paper).
+        carot_cross: of carot, weight of the norm of the product of both projections.
+        ftp_kappa: of ftp, how much of a gradient that tightens the projection counts, 0 to 1; 1 holds most.
+        arf_captions: of arf, weight of the loss on captions of the images.
+        arf_retrieved: of arf, weight of the loss on retrieved pairs.
     """
 
     sd_weight: float = 0.9
@@ -148,6 +167,19 @@ class LossConfig:
     targets: str = "auto"
     cross_frobenius: float = 0.0
     l2_sp: float = 0.01
+    logit_kd: float = 1.0
+    temperature: float = 1.0
+    feature_kd: float = 1.0
+    context: float = 1.0
+    energy: float = 1.0
+    ldifs: float = 10.0
+    carot_sd: float = 1.5
+    orthogonality: float = 0.2
+    orthogonality_power: int = 1
+    carot_cross: float = 0.05
+    ftp_kappa: float = 1.0
+    arf_captions: float = 1.0
+    arf_retrieved: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +201,8 @@ class FinetuneConfig:
             evaluate on.
         broken: error, or skip: what an image does that cannot be decoded.
         augment: random crops of training images.
+        pool: of arf: image-caption pairs like those of the pretraining, to retrieve from; any data set with captions.
+        probe: of linear_probe and lp_ft: sgd from the zero-shot head, or lbfgs over strengths of regularisation.
         columns: of a table.
         lora: low-rank adapters.
         train: length, rates and intervals.
@@ -188,6 +222,8 @@ class FinetuneConfig:
     hold_out: float = 0.1
     broken: str = "error"
     augment: bool = True
+    pool: str | None = None
+    probe: str = "sgd"
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -220,7 +256,11 @@ def check(config: FinetuneConfig) -> None:
         ("broken", config.broken, config.broken in ("error", "skip"), "error or skip"),
         ("lora.rank", config.lora.rank, config.lora.rank >= 0, "at least 1, or 0 for none"),
         ("digits.start", config.digits.start, config.digits.start >= 0, "at least 0"),
+        ("probe", config.probe, config.probe in ("sgd", "lbfgs"), "sgd or lbfgs"),
         ("teacher.alpha", config.teacher.alpha, 0 <= config.teacher.alpha <= 1, "in [0, 1]"),
+        ("teacher.swa_start", config.teacher.swa_start, 0 <= config.teacher.swa_start < 1, "in [0, 1)"),
+        ("teacher.window", config.teacher.window, 1 <= config.teacher.window <= 10, "in 1 to 10"),
+        ("loss.temperature", config.loss.temperature, config.loss.temperature > 0, "above 0"),
     ]
     for name, value, holds, expected in rules:
         if not holds:
@@ -229,13 +269,22 @@ def check(config: FinetuneConfig) -> None:
         raise ArgumentError("; ".join(problems))
 
 
-def unused_options(config: FinetuneConfig, uses: tuple[str, ...]) -> list[str]:
-    """Options of loss and teacher that were changed although the method does not read them."""
-    changed = []
-    for group, default in (("loss", LossConfig()), ("teacher", TeacherConfig())):
-        values = vars(getattr(config, group))
-        changed += [f"{group}.{k}" for k, v in values.items() if v != vars(default)[k] and f"{group}.{k}" not in uses]
-    return changed
+def unused_options(config: FinetuneConfig, before: FinetuneConfig, uses: tuple[str, ...]) -> list[str]:
+    """Options of methods that the user changed although the method does not read them.
+
+    Args:
+        config: as it is to be run.
+        before: what was there before the user said anything: a preset's values, or the defaults.
+        uses: names of the options that the method reads.
+    """
+    now, then = _of_methods(config), _of_methods(before)
+    return [option for option, value in now.items() if value != then[option] and option not in uses]
+
+
+def _of_methods(config: FinetuneConfig) -> dict[str, object]:
+    """Options that only some methods read, as `MethodInfo.uses` names them."""
+    groups = {f"{g}.{key}": value for g in ("loss", "teacher") for key, value in vars(getattr(config, g)).items()}
+    return groups | {"probe": config.probe, "pool": config.pool}
 
 
 GROUPS: dict[str, type] = {

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import torch
 
-from tracerft.averaging import Clock, Kernel, beta_kernel, exponential_kernel, final_pretrained_weight, frozen_kernel
+from tracerft.averaging import Clock, final_pretrained_weight, frozen_kernel
 from tracerft.config import FinetuneConfig
 from tracerft.data.sampling import steps_per_epoch
+from tracerft.methods import METHODS
 from tracerft.models.weights import num_parameters
-from tracerft.running import Ready
+from tracerft.running import Ready, ingredients
 from tracerft.training.trainer import Trainer
 
 BYTES = 4  # float32 weights, gradients, moments and averages
@@ -59,7 +60,7 @@ def describe(ready: Ready) -> Lines:
     ]
     share = teacher_share(config, plan.total_steps)
     if share is not None:
-        lines.append(("teacher", f"{share:.2%} of the final average is the pretrained model"))
+        lines.append(("average", f"{share:.2%} of the final average is the pretrained model"))
     where = f"{plan.device.type}, {plan.device}" if plan.device.index is not None else plan.device.type
     precision = "bf16 autocast" if plan.autocast else "float32"
     lines += [
@@ -72,26 +73,26 @@ def describe(ready: Ready) -> Lines:
 
 
 def teacher_share(config: FinetuneConfig, total_steps: int) -> float | None:
-    """Share in [0, 1] of the pretrained state in the final teacher; ``None`` for a method without a named teacher."""
-    t = config.teacher
-    kernels: Mapping[str, Kernel] = {
-        "tracer": beta_kernel(t.a, t.b),
-        "sd_ema": exponential_kernel(t.momentum),
-        "sd_static": frozen_kernel(),
-    }
-    if config.method not in kernels:
+    """Share in [0, 1] of the pretrained state in the final average; ``None`` for a method without one in the table."""
+    info = METHODS.get(config.method)
+    if info is None or info.kernel is None:
         return None
-    moves = config.method != "sd_static"
-    clock = Clock(total_steps, t.update_every, t.weighting) if moves else Clock(None)
-    return final_pretrained_weight(kernels[config.method], clock)
+    kernel, t = info.kernel(ingredients(config)), config.teacher
+    moves = kernel != frozen_kernel()
+    return final_pretrained_weight(kernel, Clock(total_steps, t.update_every, t.weighting) if moves else Clock(None))
 
 
 def weight_bytes(ready: Ready) -> int:
     """Bytes of student, its gradients and moments, the start that is kept, and the teacher."""
     trained, total = num_parameters(ready.loaded.model)
     start = num_parameters(ready.pretrained)[1]
-    teacher = start if ready.config.method in ("tracer", "sd_ema", "sd_static") else 0
-    return BYTES * (TRAINED_COPIES * trained + (total - trained) + start + teacher)
+    return BYTES * (TRAINED_COPIES * trained + (total - trained) + (1 + _copies(ready)) * start)
+
+
+def _copies(ready: Ready) -> int:
+    """Models that the method keeps beside student and start."""
+    info = METHODS.get(ready.config.method)
+    return 0 if info is None else info.copies
 
 
 class _Enough(Exception):
@@ -163,8 +164,9 @@ def _splits(ready: Ready) -> str:
 def _writes(ready: Ready) -> str:
     trained, total = num_parameters(ready.loaded.model)
     start = num_parameters(ready.pretrained)[1]
-    models = 1 if ready.config.method in ("flyp", "contrastive_l2_sp") else 2
-    checkpoint = BYTES * (total + 2 * trained + (start if teacher_share(ready.config, 1) is not None else 0))
+    info = METHODS.get(ready.config.method)
+    models = 2 if info is not None and (info.kernel is not None or info.family == "weight space") else 1
+    checkpoint = BYTES * (total + 2 * trained + _copies(ready) * start)
     every = ready.plan.checkpoint_every
     rhythm = f"every {every:,} steps and at the end, the newest two kept" if every else "at the end"
     return (

@@ -4,9 +4,12 @@ import copy
 import hashlib
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -19,15 +22,16 @@ from tracerft.data.sampling import steps_per_epoch
 from tracerft.data.suite import Suite
 from tracerft.errors import ArgumentError, RunFolderError, one_of
 from tracerft.evaluation.dynamics import teacher_student_gap
-from tracerft.evaluation.suite import evaluate_models
+from tracerft.evaluation.suite import Predictor, evaluate_models
 from tracerft.losses import TracerLoss
-from tracerft.methods import METHODS, Ingredients, Method
+from tracerft.methods import METHODS, Ingredients, Method, MethodInfo
 from tracerft.models.encoder import LoadedModel, freeze
+from tracerft.models.head import attach_head
 from tracerft.models.lora import add_lora
 from tracerft.models.weights import num_parameters, pick_device, save_model
 from tracerft.reports.record import environment, write_json
 from tracerft.reports.run import write_run_report
-from tracerft.sources import Parts
+from tracerft.sources import Parts, training_split
 from tracerft.training.trainer import Plan, Probe, Progress, Trainer, refuse_changes
 
 REPEATED = 0.01  # expected share of pairs with a caption twin from which targets="auto" counts them
@@ -72,8 +76,22 @@ def prepare(config: FinetuneConfig, loaded: LoadedModel, parts: Parts, method: M
             add_lora(student, config.lora.preset, rank=config.lora.rank, alpha=config.lora.alpha, towers=towers)
     if not any(p.requires_grad for p in student.parameters()):
         raise ArgumentError("nothing trains: `freeze` leaves no tensor of this model; set it to none")
-    plan = _plan(config, parts, pretrained, device)
-    return Ready(config, loaded, pretrained, parts, method or build_method(config), plan)
+    info = None if method else method_info(config.method)
+    if info is not None and info.head:
+        _attach_head(student, info, loaded, parts)
+    plan = _plan(config, parts, pretrained, device, trains=info is None or info.trains)
+    return Ready(config, loaded, pretrained, parts, method or build_method(config, loaded, parts), plan)
+
+
+def _attach_head(student: nn.Module, info: MethodInfo, loaded: LoadedModel, parts: Parts) -> None:
+    """Freeze all but the image tower, and start a class head from the captions of the classes."""
+    if not parts.prompts:
+        raise ArgumentError(
+            f"`method` {info.name} trains a classifier and needs class labels; the data has captions only; give class "
+            "folders or a label column, or choose a contrastive method (tracerft methods)"
+        )
+    freeze(student, "text")
+    attach_head(student, loaded.tokenize, parts.prompts, folded=info.folded)
 
 
 def _with_targets(config: FinetuneConfig, parts: Parts) -> FinetuneConfig:
@@ -83,32 +101,74 @@ def _with_targets(config: FinetuneConfig, parts: Parts) -> FinetuneConfig:
     return replace(config, loss=replace(config.loss, targets=targets))
 
 
-def build_method(config: FinetuneConfig) -> Method:
-    """The named method with its ingredients.
+def method_info(name: str) -> MethodInfo:
+    """The row of a method that can be run.
 
     Raises:
-        ArgumentError: if the name is unknown, or an option was set that the method does not read.
+        ArgumentError: if the name is unknown, or the method is made from finished runs.
     """
-    one_of("method", config.method, tuple(METHODS))
-    info, loss, teacher = METHODS[config.method], config.loss, config.teacher
-    if unused := unused_options(config, info.uses):
+    one_of("method", name, tuple(METHODS))
+    info = METHODS[name]
+    if info.build is None:
+        raise ArgumentError(f"`method` {name} has no run of its own; it is made by: {info.how}")
+    return info
+
+
+def refuse_unused(config: FinetuneConfig, before: FinetuneConfig) -> None:
+    """Refuse what a user changed although the method does not read it.
+
+    Args:
+        config: as it is to be run.
+        before: a preset's values, or the defaults; what these bring is no mistake of the user's.
+
+    Raises:
+        ArgumentError: naming the options; also if the method is unknown or has no run.
+    """
+    info = method_info(config.method)
+    if unused := unused_options(config, before, info.uses):
         raise ArgumentError(
             f"`method` {info.name} does not read {', '.join(unused)}; leave out what it does not use, or choose "
             "another method (tracerft methods)"
         )
+
+
+def build_method(config: FinetuneConfig, loaded: LoadedModel | None = None, parts: Parts | None = None) -> Method:
+    """The named method with its ingredients; without a model and data, those that need neither.
+
+    Raises:
+        ArgumentError: if the name is unknown, or the method is made from finished runs.
+    """
+    info = method_info(config.method)
+    assert info.build is not None  # for the type checker, see method_info
+    return info.build(ingredients(config, loaded, parts))
+
+
+def ingredients(config: FinetuneConfig, loaded: LoadedModel | None = None, parts: Parts | None = None) -> Ingredients:
+    """What a configuration, a model and data hold for a method."""
+    loss, teacher = config.loss, config.teacher
     terms = {name: getattr(loss, name) for name in ("sd_weight", "fd", "crd", "icl", "cross_kd", "targets")}
-    return info.build(
-        Ingredients(
-            loss=TracerLoss(**terms),
-            l2_sp=loss.l2_sp,
-            cross_frobenius=loss.cross_frobenius,
-            kernel=beta_kernel(teacher.a, teacher.b),
-            momentum=teacher.momentum,
-            update_every=teacher.update_every,
-            weighting=teacher.weighting,
-            alpha=teacher.alpha,
-        )
+    named = {k: float(v or 0) for k, v in (vars(loss) | vars(teacher)).items() if not isinstance(v, str)}
+    given: dict[str, Any] = {}
+    if loaded is not None and parts is not None:
+        given = {"tokenize": loaded.tokenize, "prompts": parts.prompts, "examples": partial(_examples, loaded, parts)}
+        given["anchors"] = parts.anchors
+    return Ingredients(
+        loss=TracerLoss(**terms),
+        weights=named,
+        kernel=beta_kernel(teacher.a, teacher.b),
+        momentum=teacher.momentum,
+        update_every=teacher.update_every,
+        weighting=teacher.weighting,
+        probe=config.probe,
+        seed=config.train.seed,
+        **given,
     )
+
+
+def _examples(loaded: LoadedModel, parts: Parts, model: nn.Module) -> tuple[Tensor, Tensor]:
+    """Unit-norm embeddings ``(n, D)`` and labels ``(n,)`` of all training images, without augmentation."""
+    split = training_split(parts)
+    return Predictor({"model": model}, loaded.tokenize).images(split)["model"], torch.from_numpy(split.labels)
 
 
 def execute(
@@ -123,7 +183,14 @@ def execute(
     folder, started = Path(config.out), time.perf_counter()
     _claim(folder, config, resume)
     probe = _probe(ready) if config.train.probe_every else None
-    trainer = Trainer(student, method, ready.parts.source, ready.plan, folder, probe=probe, progress=progress)
+    marks: list[float] = []
+
+    def timed(step: int, total: int, terms: Mapping[str, float]) -> None:
+        marks.append(time.perf_counter())
+        if progress:
+            progress(step, total, terms)
+
+    trainer = Trainer(student, method, ready.parts.source, ready.plan, folder, probe=probe, progress=timed)
     if resume:
         for problem in trainer.resume():
             warnings.warn(f"passed over a checkpoint: {problem}", UserWarning, stacklevel=2)
@@ -132,14 +199,14 @@ def execute(
     results = _evaluated(ready, models, None if lean else folder / "predictions")
     for name, finished in models.items():
         save_model(finished, folder / name)
-    record = _record(ready, results, time.perf_counter() - started)
+    record = _record(ready, results, time.perf_counter() - started, marks)
     write_json(folder / "record.json", record)
     if not lean:
         write_run_report(folder)
     return record
 
 
-def _record(ready: Ready, results: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+def _record(ready: Ready, results: Mapping[str, Any], seconds: float, marks: Sequence[float]) -> dict[str, Any]:
     config, source, splits = ready.config, ready.parts.source, ready.parts.suite.splits()
     trained, total = num_parameters(ready.loaded.model)
     versions = environment()
@@ -161,6 +228,7 @@ def _record(ready: Ready, results: Mapping[str, Any], seconds: float) -> dict[st
         "pretrained_weight": getattr(getattr(ready.method, "teacher", None), "pretrained_weight", None),
         "steps": ready.plan.total_steps,
         "seconds": seconds,
+        "seconds_per_step": median(b - a for a, b in pairwise(marks)) if len(marks) > 1 else None,
         "results": results,
     }
 
@@ -179,10 +247,13 @@ def _evaluated(ready: Ready, models: Mapping[str, nn.Module], predictions: Path 
     return {"pretrained": _STARTS[key], **evaluate_models(models, splits, tokenize)}
 
 
-def _plan(config: FinetuneConfig, parts: Parts, pretrained: nn.Module, device: torch.device) -> Plan:
+def _plan(
+    config: FinetuneConfig, parts: Parts, pretrained: nn.Module, device: torch.device, *, trains: bool = True
+) -> Plan:
     t = config.train
     per_epoch = steps_per_epoch(len(parts.source), t.batch_size)
     total = t.steps if t.steps is not None else t.epochs * per_epoch
+    total = total if trains else 0
     same = asdict(config) | {"data_sha256": parts.source.sha256, "model_sha256": _sha256(pretrained.state_dict())}
     del same["out"]
     return Plan(

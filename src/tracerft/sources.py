@@ -8,15 +8,20 @@ from typing import Any
 import numpy as np
 
 from tracerft.config import FinetuneConfig
+from tracerft.data.anchors import Anchors
+from tracerft.data.collisions import shared_share
 from tracerft.data.digits import DigitSet, load_digits, without_embedded
+from tracerft.data.hold_out import mark_held_out
 from tracerft.data.manifest import Manifest, read_manifest
 from tracerft.data.pairs import ImagePairs
-from tracerft.data.prompts import read_templates
-from tracerft.data.sampling import keys, uniforms
-from tracerft.data.suite import Suite, digit_suite, of_manifest, read_suite
+from tracerft.data.prompts import class_captions, read_templates
+from tracerft.data.splits import EvalImages, LabelledImages
+from tracerft.data.suite import Split, Suite, digit_suite, of_manifest, read_suite
 from tracerft.errors import ArgumentError, DataError, did_you_mean
 from tracerft.models.encoder import LoadedModel
 from tracerft.types import ImageSpec
+
+WITH_ANCHORS = ("arf", "arf_lite")  # trained on class prompts, with captions of the data as an extra
 
 
 @dataclass(frozen=True)
@@ -28,12 +33,16 @@ class Parts:
         suite: evaluation splits.
         classes: class names in label order, empty where the data has none.
         collisions: expected share in [0, 1] of the pairs of a batch that share their caption with another.
+        prompts: of each class, in label order; what a class head starts from.
+        anchors: extra pairs for ARF.
     """
 
     source: DigitSet | ImagePairs
     suite: Suite
     classes: tuple[str, ...]
     collisions: float
+    prompts: tuple[tuple[str, ...], ...] = ()
+    anchors: Anchors | None = None
 
 
 def is_digits(data: str) -> bool:
@@ -59,8 +68,9 @@ def read_parts(config: FinetuneConfig, loaded: LoadedModel) -> Parts:
     templates = run_templates(config)
     manifest = read_manifest(config.data, columns=config.columns.named(), classes=config.classes)
     train, held = _hold_out(manifest, config.hold_out)
+    richer = config.method in WITH_ANCHORS
     source = ImagePairs(
-        train,
+        train.without_captions() if richer else train,
         spec,
         loaded.tokenize,
         templates=templates,
@@ -68,17 +78,29 @@ def read_parts(config: FinetuneConfig, loaded: LoadedModel) -> Parts:
         augment=config.augment,
         broken=config.broken,  # type: ignore[arg-type]
     )
-    held_out = None if held is None else of_manifest(held, spec, templates, broken=config.broken)
+    selection = None if held is None else of_manifest(held, spec, templates, broken=config.broken)
     if config.suite is not None:
         suite = read_suite(
             Path(config.suite), spec, templates=templates, classes=manifest.classes or None, broken=config.broken
         )
-        suite = Suite(suite.id, suite.shifts, {} if held_out is None else {"id": held_out})
-    elif held_out is None:
-        raise ArgumentError("`suite` must be given when `hold_out` is 0, or there is nothing to evaluate on")
+        suite = Suite(suite.id, suite.shifts, {} if selection is None else {"id": selection})
+    elif selection is None:
+        none = "is 0" if config.hold_out == 0 else f"{config.hold_out:g} keeps none of {len(manifest)} images out"
+        raise ArgumentError(f"`suite` must be given when `hold_out` {none}, or there is nothing to evaluate on")
     else:
-        suite = Suite(held_out, {})
-    return Parts(source, suite, manifest.classes, expected_collisions(source, config.train.batch_size))
+        suite = Suite(selection, {})
+    collisions = expected_collisions(source, config.train.batch_size)
+    anchors = _anchors(config, train, source) if richer else None
+    return Parts(source, suite, manifest.classes, collisions, _prompts(manifest, templates), anchors)
+
+
+def training_split(parts: Parts) -> Split:
+    """The training images of a run with labels, in order and without augmentation."""
+    source = parts.source
+    if isinstance(source, DigitSet):
+        return Split(source, source.labels, parts.prompts)
+    images = LabelledImages(source.manifest, source.spec, parts.prompts, broken="skip" if source.skip else "error")
+    return Split(images, images.labels, parts.prompts)
 
 
 def run_suite(config: FinetuneConfig, loaded: LoadedModel, suite: str | None) -> Suite:
@@ -126,15 +148,27 @@ def image_spec(loaded: LoadedModel) -> ImageSpec:
     return loaded.image
 
 
-def expected_collisions(source: ImagePairs, batch_size: int, *, batches: int = 20) -> float:
-    """Share of pairs in a batch whose caption another pair of the batch carries too, over some first batches."""
-    size = min(batch_size, len(source))
-    shared = 0
-    for number in range(batches):
-        ids = np.argsort(keys(source.seed, number, np.arange(len(source)), "collisions"))[:size]
-        _, inverse, counts = np.unique(source.draw_captions(ids, number), return_inverse=True, return_counts=True)
-        shared += int((counts[inverse] > 1).sum())
-    return shared / (size * batches)
+def expected_collisions(source: ImagePairs, batch_size: int) -> float:
+    """Expected share in [0, 1] of the pairs of a batch whose caption another pair of the batch carries too."""
+    return shared_share(source._caption_ids, batch_size)
+
+
+def _anchors(config: FinetuneConfig, train: Manifest, source: ImagePairs) -> Anchors:
+    """Captions that the data has beside its labels, and the pool."""
+    pool = None
+    if config.pool is not None:
+        found = read_manifest(config.pool)
+        if not found.has_captions:
+            raise DataError(f"`pool` {config.pool}: needs a caption for every image; got none")
+        pool = ImagePairs(found, source.spec, source.tokenize, augment=False, seed=config.train.seed)
+    captions = [sample.captions for sample in train.samples] if train.has_captions else []
+    images = EvalImages(source.manifest, source.spec)
+    return Anchors(captions, source.tokenize, images.image_batches, pool, seed=config.train.seed)
+
+
+def _prompts(manifest: Manifest, templates: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Captions of the classes that training images are labelled with; none where they have no labels."""
+    return () if manifest.labels is None else class_captions(manifest.classes, templates)
 
 
 def _templates(value: str) -> str | Sequence[str]:
@@ -143,7 +177,7 @@ def _templates(value: str) -> str | Sequence[str]:
 
 def _hold_out(manifest: Manifest, share: float) -> tuple[Manifest, Manifest | None]:
     """Training and held-out part; which is which does not depend on the run's seed."""
-    out = uniforms(0, 0, np.arange(len(manifest)), "hold out") < share
+    out = mark_held_out(manifest, share)
     if not out.any():
         return manifest, None
     return manifest.subset(np.flatnonzero(~out)), manifest.subset(np.flatnonzero(out))
@@ -159,4 +193,4 @@ def _digits(config: FinetuneConfig, loaded: LoadedModel) -> Parts:
     held_out = DigitSet(pool.part(kept, None), **shown) if kept < len(pool) else None
     chance = 1.0 - (1.0 - 1.0 / len(train.captions)) ** (config.train.batch_size - 1)
     suite = digit_suite(folder, train.task, held_out)
-    return Parts(train, suite, train.captions, chance)
+    return Parts(train, suite, train.captions, chance, tuple((caption,) for caption in train.captions))

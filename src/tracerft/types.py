@@ -4,7 +4,7 @@ Legend: N pairs in a batch, C captions, D embedding size. Imports `errors` only.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ class Embeddings:
         image: ``(N, D)``, unit-norm rows.
         text: ``(N, D)``, or ``(C, D)`` for class captions; unit-norm rows.
         scale: ``()`` or ``(1,)``, already exponentiated: 1 / temperature, about 100 for CLIP.
-        bias: ``()``, ``(1,)`` or ``None``; added to the logits by sigmoid (SigLIP) models.
+        bias: ``()``, ``(1,)`` or ``None``; added to the logits by sigmoid (SigLIP) models. Of a class head ``(C,)``.
         features: inner features a method asked for, by name.
 
     Raises:
@@ -90,6 +90,14 @@ class Batch:
     def __len__(self) -> int:
         """Number of pairs N."""
         return len(self.images)
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch with all that a model reads on a device."""
+        if device.type == "cpu":
+            return self
+        moved = {n: getattr(self, n).to(device, non_blocking=True) for n in ("images", "tokens", "caption_ids")}
+        labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
+        return replace(self, **moved, labels=labels)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,11 @@ from tests.reference.averages import beta_log_weights
 from tracerft.averaging.clock import Clock
 from tracerft.averaging.kernels import (
     beta_kernel,
+    carot_kernel,
     exponential_kernel,
     final_pretrained_weight,
     frozen_kernel,
+    swa_kernel,
     uniform_kernel,
 )
 from tracerft.errors import ArgumentError
@@ -170,3 +172,60 @@ def test_beta_without_a_known_end_is_refused():
     """Normalised time needs T."""
     with pytest.raises(ArgumentError, match="`total_steps` must be known"):
         beta_kernel(0.5, 0.5).advance(0, Clock(None), -math.inf)
+
+
+def carot_momenta(total_steps, update_every):
+    """Momentum at each update, read back from the shares."""
+    clock, kernel, momenta = Clock(total_steps, update_every), carot_kernel(), []
+    for step in range(update_every, total_steps + 1, update_every):
+        momenta.append(1 - kernel.advance(step, clock, 0.0)[0])
+    return momenta
+
+
+def test_carot_momentum_rises_in_the_first_fifth():
+    """At 0, a tenth, a fifth and the end of the run (restated recipe, section 10: .05 to .9)."""
+    clock, kernel = Clock(1000), carot_kernel()
+    momenta = [kernel.momentum(step, clock) for step in (0, 100, 199, 200, 201, 1000)]
+    assert momenta == pytest.approx([0.05, 0.475, 0.05 + 0.85 * 199 / 200, 0.9, 0.9, 0.9], rel=1e-12)
+
+
+def test_carot_momenta_of_the_published_run():
+    """Decimals of the published code at every 500 of 25,030 steps; the pretrained state is gone after an epoch."""
+    momenta = carot_momenta(25_030, 500)
+    published = [0.135, 0.220, 0.305, 0.390, 0.475, 0.559, 0.644, 0.729, 0.814, 0.899, 0.9]
+    assert momenta[:11] == pytest.approx(published, abs=6e-4)  # given with three decimals
+    assert len(momenta) == 50  # the code makes one more, after its first step
+    assert math.prod(momenta[:5]) == pytest.approx(1.7e-3, rel=0.02)
+    share = final_pretrained_weight(carot_kernel(), Clock(25_030, 500))
+    assert share == pytest.approx(math.prod(momenta), rel=1e-10)
+
+
+def test_swa_shares_are_those_of_an_equal_mean():
+    """From three quarters on 1, 1/2, 1/3 ...; before that always the latest; nothing of the pretrained state."""
+    clock, kernel = Clock(20, 2), swa_kernel(0.75)
+    shares = {step: kernel.advance(step, clock, 0.0)[0] for step in range(2, 21, 2)}
+    assert all(shares[step] == 1 for step in range(2, 15, 2))
+    assert [shares[16], shares[18], shares[20]] == [1, 1 / 2, 1 / 3]
+    assert final_pretrained_weight(kernel, clock) == 0
+
+
+@pytest.mark.parametrize(("start", "total", "every", "first"), [(0.55, 100, 1, 55), (0.0, 10, 1, 1), (1.0, 10, 1, 10)])
+def test_swa_begins_at_the_rounded_step(start, total, every, first):
+    """0.55 * 100 is more than 55 in float64; start 0 counts every snapshot but the pretrained one."""
+    clock, kernel = Clock(total, every), swa_kernel(start)
+    counts = [round(1 / kernel.advance(step, clock, 0.0)[0]) for step in range(1, total + 1)]
+    assert counts == [max(1, step - first + 1) for step in range(1, total + 1)]
+
+
+@pytest.mark.parametrize("start", [-0.1, 1.1, math.nan, "0.5", True, None])
+def test_a_start_outside_zero_to_one_is_refused(start):
+    """One line that names the argument."""
+    with pytest.raises(ArgumentError, match=r"`start` must be a number in \[0, 1\]; got"):
+        swa_kernel(start)
+
+
+@pytest.mark.parametrize("kernel", [carot_kernel(), swa_kernel()])
+def test_schedules_on_normalised_time_need_an_end(kernel):
+    """Already at step 0, where a teacher is built."""
+    with pytest.raises(ArgumentError, match="`total_steps` must be known"):
+        kernel.advance(0, Clock(None), -math.inf)

@@ -99,3 +99,15 @@ def test_different_names_shapes_and_kinds_are_refused():
         interpolate({"w": w.long()}, {"w": w}, 0.5)
     with pytest.raises(ArgumentError, match="must both be modules or both be state dicts"):
         interpolate(nn.Linear(1, 1), {}, 0.5)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.5, 0.7])
+def test_a_linear_model_answers_linearly_in_alpha(alpha):
+    """WiSE-FT of one layer is the mixture of both answers, in float64."""
+    generator = torch.Generator().manual_seed(5)
+    a, b = (nn.Linear(4, 3).double() for _ in range(2))
+    for parameter in (*a.parameters(), *b.parameters()):
+        parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    x = torch.randn(6, 4, generator=generator, dtype=torch.float64)
+    mixture = (1 - alpha) * a(x) + alpha * b(x)
+    torch.testing.assert_close(interpolate(a, b, alpha)(x), mixture, rtol=0, atol=1e-14)

@@ -115,6 +115,22 @@ MANIFESTS: dict[str, tuple[Make, str]] = {
         csv_set("image,label\na.png,2\nb.png,0\n", classes=["a", "b"]),
         r"go from 0 to 2, but `classes` has 2",
     ),
+    "group missing": (
+        csv_set("image,label,place\na.png,x,here\nb.png,x, \n", columns={"group": "place"}),
+        r"1 of 2 images have no group in the column 'place': .*line 3; fill it in",
+    ),
+    "groups contradict": (
+        csv_set("image,label,place\na.png,x,here\na.png,x,there\n", columns={"group": "place"}),
+        r"line 3: a\.png has the group 'here' in .*line 2 and 'there' here; keep one",
+    ),
+    "unknown group column": (
+        csv_set("image,label,place\na.png,x,here\n", columns={"group": "plcae"}),
+        r"group names 'plcae', which is not there \(did you mean 'place'\?\)",
+    ),
+    "groups of class folders": (
+        lambda f: {"path": class_set(f), "columns": {"group": "place"}},
+        r"class folders have no column 'place' to name the groups; give a table",
+    ),
     "table link out": (table_link, r"line 3: link\.png: leads out of"),
     "table link loop": (link_loop, r"1 of 2 image files are missing .*loop\.png"),
     "not JSON": (jsonl_set('{"image": "a.png"\n'), r"line 1: not valid JSON"),
@@ -132,6 +148,10 @@ MANIFESTS: dict[str, tuple[Make, str]] = {
     "JSON caption list empty": (jsonl_set('{"image": "a.png", "caption": []}'), r"list of texts; got \[\]"),
     "JSON caption blank": (jsonl_set('{"image": "a.png", "caption": "\\u0000 "}'), r"empty caption"),
     "JSON label float": (jsonl_set('{"image": "a.png", "label": 1.5}'), r"class name or a whole number; got 1\.5"),
+    "JSON group float": (
+        jsonl_set('{"image": "a.png", "label": 1, "place": 0.5}', columns={"group": "place"}),
+        r"line 1: the group must be text or a whole number; got 0\.5",
+    ),
     "JSON label true": (jsonl_set('{"image": "a.png", "label": true}'), r"whole number; got True"),
     # tars
     "compressed tar": (one_file("t.tar.gz", b"\x1f\x8b"), r"compressed tars have no random access"),
@@ -172,7 +192,15 @@ MANIFESTS: dict[str, tuple[Make, str]] = {
         r"2048 KiB of text, the limit is 1024",
     ),
     "tar with bad label": (tar_set(("a.png", b"x"), ("a.cls", b"7"), classes=["a"]), r"labels go from 7 to 7"),
+    "tar without groups": (
+        tar_set(("a.png", b"x"), ("a.cls", b"0"), columns={"group": "place"}),
+        r"1 of 1 images have no group in the column 'place': .*a\.png",
+    ),
     # saved Hugging Face sets
+    "empty saved set": (
+        lambda f: saved(f, dataset_info="{}", state='{"_data_files": []}'),
+        r"the saved data set is empty; expected at least one row; save it again with images",
+    ),
     "split not chosen": (
         lambda f: saved(f, dataset_dict='{"splits": ["train", "test"]}'),
         r"holds the splits train, test; give one of them",

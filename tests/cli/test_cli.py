@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.runs import TRAIN
-from tracerft.cli.finetune import read_options
+from tracerft.cli.finetune import presets, read_options
 from tracerft.cli.main import COMMANDS, HELP, one_line, run
 from tracerft.config import FinetuneConfig, TrainConfig
 from tracerft.methods import METHODS
@@ -86,7 +86,8 @@ def test_finetune_help_shows_defaults_and_no_types(capsys):
 PINNED = {
     "--help", "--config", "--print_config", "--preset", "--resume", "--json", "--model", "--data", "--out",
     "--method", "--freeze", "--train", "--teacher", "--loss", "--digits", "--columns", "--lora", "--dry_run",
-    "--suite", "--templates", "--classes", "--hold_out", "--broken", "--augment",
+    "--suite", "--templates", "--classes", "--hold_out", "--broken", "--augment", "--pool",
+    "--probe",
 }  # fmt: skip
 
 
@@ -144,12 +145,17 @@ RUN = ["finetune", "--model", "tiny:random", "--data", "digits", "--out", "never
         ),
         ([*RUN, "--train.batch_size", "1", "--train.lr=-1"], "one pair has no negatives; got 1; `train.lr` must be"),
         ([*RUN, "--method=flyp", "--loss.sd_weight=1"], "`method` flyp does not read loss.sd_weight"),
+        (
+            ["finetune", "--preset=iwildcam", "--data=d", "--out=o", "--method=flyp", "--loss.fd=2"],
+            "`method` flyp does not read loss.fd; leave out what it does not use, or choose another method",
+        ),
+        ([*RUN, "--probe=lbfgs"], "`method` tracer does not read probe"),
         (["finetune", "--model", "tiny:randon", "--data", "digits", "--out", "never"], "did you mean 'tiny:random'?"),
         (["finetune", "--resume", "nowhere"], "nothing to resume, no config.yaml there"),
         (["evaluate", "nowhere"], "`model` 'nowhere' is neither a known name nor a folder"),
         (["evaluate"], "the following arguments are required: model"),
         (["evaluate", "tiny:random", "--interpolate", "1"], "must be 0 or at least 2 points"),
-        (["evaluate", "tiny:random", "--interpolate", "3"], "`interpolate` needs a run folder"),
+        (["evaluate", "tiny:random", "--interpolate", "3"], "need a run folder"),
         (["report", "nowhere"], "no record.json and no study.json"),
         (["study", "toi"], "unknown study 'toi' (did you mean 'toy'?)"),
         (["study", "toy", "--size", "quik"], "did you mean 'quick'?"),
@@ -198,6 +204,29 @@ def test_the_command_line_overrides_the_file_and_the_preset(tmp_path):
     for arguments in (["--preset", "digits", "--train.lr", "0.25"], ["--train.lr", "0.25", "--preset=digits"]):
         config, _, _ = read_options([*arguments, "--out", "x"])
         assert (config.train.lr, config.freeze, config.train.batch_size) == (0.25, "text", 64)
+
+
+@pytest.mark.parametrize("preset", presets())
+@pytest.mark.parametrize("method", [name for name, info in METHODS.items() if info.build is not None])
+def test_every_preset_goes_with_every_method(preset, method):
+    """A preset may set what the method does not read; the user did not."""
+    config, _, _ = read_options(["--preset", preset, "--method", method, "--data", "d", "--out", "o"])
+    assert config.method == method
+
+
+def test_a_preset_s_option_that_the_method_does_not_read_is_no_mistake(tmp_path, monkeypatch, capsys):
+    """What is typed beside it is, on the command line and in a file, and also when it undoes the preset."""
+    (tmp_path / "presets").mkdir()
+    (tmp_path / "presets/own.yaml").write_text("model: m\nmethod: tracer\nloss: {fd: 0.25}\n")
+    monkeypatch.setattr("tracerft.cli.finetune.resources.files", lambda package: tmp_path)
+    given = ["--preset", "own", "--data", "d", "--out", "o", "--method", "flyp"]
+    assert read_options(given)[0].loss.fd == 0.25
+    assert read_options([*given, "--loss.fd", "0.25"])[0].loss.fd == 0.25  # changes nothing
+    assert "does not read loss.fd;" in refused(["finetune", *given, "--loss.fd", "1"], capsys)
+    (tmp_path / "run.yaml").write_text("loss: {crd: 2, targets: masked}\n")
+    for arguments in (given, ["--model=m", *given[2:]]):
+        line = refused(["finetune", *arguments, "--config", str(tmp_path / "run.yaml")], capsys)
+        assert "`method` flyp does not read loss.crd;" in line
 
 
 def test_print_config_prints_what_would_be_read_again(capsys, tmp_path):

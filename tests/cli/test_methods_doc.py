@@ -22,7 +22,7 @@ def test_every_method_has_a_row_and_a_section(name):
     """No method is left out of the page."""
     page = markdown()
     assert f"| [`{name}`](#{name}) |" in page
-    assert f"\n## {name}\n" in page
+    assert f"\n### {name}\n" in page
 
 
 def test_json_and_markdown_exclude_each_other():

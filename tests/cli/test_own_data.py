@@ -37,10 +37,10 @@ def make_data(folder: Path) -> None:
     class_set(folder / "photos/train", CLASSES, 12)
     class_set(folder / "photos/test", CLASSES, 4)
     class_set(folder / "sketches", CLASSES[:2], 3)
-    rows = ["file,kind"]
+    rows = ["file,kind,camera"]
     for i, kind in enumerate(("cat", "dog", "tea pot")):
         put(folder / f"phone/{i}.png", seed=900 + i)
-        rows.append(f"phone/{i}.png,{kind}")
+        rows.append(f"phone/{i}.png,{kind},{'old' if i else 'new'}")
     (folder / "phone.csv").write_text("\n".join(rows) + "\n")
     emoji, pairs = ["codepoint,name,subgroup"], ["Datei;Text"]
     for i in range(24):
@@ -84,8 +84,15 @@ def check(folder: Path, printed: dict[str, str]) -> None:
     record = json.loads((folder / "runs/photos/record.json").read_text())
     assert set(results["results"]) == {"pretrained", "student", "teacher"} == set(record["results"])
     assert set(record["data"]) == {"train", "id", "sketches", "phone", "select-id"}
-    assert [d["models"] for d in results["differences"]] == [["teacher", "student"]] * 4
-    assert [d["split"] for d in results["differences"]] == ["id", "sketches", "phone", "mean of shifts"]
+    phone = record["results"]["student"]["phone"]
+    assert {name: group["n"] for name, group in phone["groups"].items()} == {"old": 2, "new": 1}
+    assert phone["worst_group"] == min(group["top1"] for group in phone["groups"].values())
+    assert (phone["metric"], "groups" in record["results"]["student"]["id"]) == ("worst_group", False)
+    assert all(d["models"] == ["teacher", "student"] for d in results["differences"])
+    splits = ["id", "sketches", "phone", "mean of shifts"]
+    assert [(d["metric"], d["split"]) for d in results["differences"]] == [
+        *(("top1", split) for split in splits), ("worst_group", "phone"), *(("ece_15", split) for split in splits),
+    ]  # fmt: skip
     assert "student-wise-0.50" in starting(printed, "evaluate runs/photos --suite")
     assert starting(printed, "predict").count("%") == 2 * (1 + 6)
     pairs = json.loads((folder / "runs/pairs/record.json").read_text())

@@ -8,15 +8,17 @@ import pytest
 import torch
 import yaml
 
-from tests.data.pictures import class_set, put
+import tracerft
+from tests.data.pictures import class_set, put, table
 from tests.models.small import folder as small_folder
 from tracerft.cli.evaluate import ALL_SHIFTS, differences
 from tracerft.cli.finetune import build_parser, presets, read_options
 from tracerft.cli.main import run
 from tracerft.cli.options import described
-from tracerft.config import GROUPS, FinetuneConfig, TrainConfig, check
+from tracerft.config import GROUPS, FinetuneConfig, LossConfig, TrainConfig, check
 from tracerft.describe import teacher_share
 from tracerft.errors import ArgumentError
+from tracerft.evaluation.resampling import Answers
 from tracerft.reports.card import write_card
 
 SMALL = ["--train.batch_size=4", "--train.steps=3", "--train.lr=1e-3", "--train.device=cpu", "--train.warmup_steps=1"]
@@ -105,7 +107,7 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(model, photos, tmp_
     assert "samples    " in out
     assert run([*arguments, "--json", "--lora.rank=2"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert set(found) == {"model", "method", "samples", "captions", "steps", "teacher", "memory", "device", "evaluates",
+    assert set(found) == {"model", "method", "samples", "captions", "steps", "average", "memory", "device", "evaluates",
                           "writes", "time"}  # fmt: skip
     assert "3 classes" in found["samples"]
     assert "21 distinct" in found["captions"]
@@ -131,7 +133,8 @@ def test_a_run_announces_itself_on_stderr_alone(finished, model, photos, tmp_pat
 def test_the_announced_share_is_the_one_that_comes_out(finished):
     """Definition 3.3, before and after."""
     record = json.loads((finished / "record.json").read_text())
-    config = FinetuneConfig(model="m", data="d", out="o", train=TrainConfig(steps=3))
+    given = {"train": TrainConfig(steps=3), "loss": LossConfig(targets="diagonal")}
+    config = FinetuneConfig(model="m", data="d", out="o", **given)
     assert teacher_share(config, 3) == pytest.approx(record["pretrained_weight"], abs=1e-12)
     assert teacher_share(replace(config, method="sd_static"), 3) == 1.0
     assert teacher_share(replace(config, method="sd_ema"), 3) == pytest.approx(0.999**3)
@@ -142,9 +145,10 @@ def test_evaluate_prints_paired_differences_to_the_start(finished, photos, capsy
     """On the run's own split, and on another data set."""
     assert run(["evaluate", str(finished), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert [d["models"] for d in found["differences"]] == [["student", "pretrained"], ["teacher", "pretrained"]]
+    expected = [(m, [name, "pretrained"]) for m in ("top1", "ece_15") for name in ("student", "teacher")]
+    assert [(d["metric"], d["models"]) for d in found["differences"]] == expected
     for d in found["differences"]:
-        first, second = (found["results"][name]["id"]["top1"] for name in d["models"])
+        first, second = (found["results"][name]["id"][d["metric"]] for name in d["models"])
         assert d["difference"] == pytest.approx(first - second)
         assert d["ci95"][0] <= d["difference"] <= d["ci95"][1]
         assert d["n"] == found["results"]["student"]["id"]["n"]
@@ -152,14 +156,71 @@ def test_evaluate_prints_paired_differences_to_the_start(finished, photos, capsy
     assert "teacher - student" in capsys.readouterr().out
 
 
+def test_two_runs_are_compared_on_the_images_of_the_first(finished, untaught, photos, tmp_path, capsys):
+    """Student with student; the second held out less, so other images have to be named."""
+    assert run(["evaluate", str(finished), "--against", str(untaught), "--suite", str(photos), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    a, b = (f"{folder.parent.name}/run" for folder in (finished, untaught))
+    assert list(found["results"]) == [f"{a}/{n}" for n in ("pretrained", "student", "teacher")] + [
+        f"{b}/{n}" for n in ("pretrained", "student")
+    ]
+    top1 = {name: of["id"]["top1"] for name, of in found["results"].items()}
+    (d,) = (d for d in found["differences"] if d["metric"] == "top1")
+    assert d["models"] == [f"{a}/student", f"{b}/student"]
+    assert d["difference"] == pytest.approx(top1[d["models"][0]] - top1[d["models"][1]])
+    arguments = ["evaluate", str(untaught), "--against", str(finished)]  # the second held out more
+    assert run([*arguments, "--compare", f"{a}/teacher", f"{b}/student"]) == 0
+    assert "difference in ECE" in capsys.readouterr().out
+    line = refused(["evaluate", str(finished), "--against", str(untaught)], capsys)
+    assert "`suite` must be given" in line
+    assert "trained on images that" in line
+
+
+def test_runs_of_models_that_read_images_differently_are_evaluated_one_after_the_other(finished, photos, tmp_path):
+    """Pictures of 160 pixels and of 32: each run as alone."""
+    out = tmp_path / "timm"
+    arguments = ["finetune", "--model", f"open_clip:local-dir:{small_folder('timm')}", "--data", str(photos)]
+    assert run([*arguments, "--out", str(out), "--hold_out=0.25", *SMALL]) == 0
+    found = tracerft.evaluate(finished, photos, against=out)
+    alone = tracerft.evaluate(finished, photos).results, tracerft.evaluate(out, photos).results
+    expected = {f"run/{n}": r for n, r in alone[0].items()} | {f"timm/{n}": r for n, r in alone[1].items()}
+    assert found.results == expected
+    assert set(found.answers["id"].confidences) == set(found.results)
+
+
 def test_differences_average_the_shifts_and_leave_out_what_was_held_out():
     """Each shift counts as much as the others."""
-    one, none = torch.ones(4, dtype=torch.bool), torch.zeros(4, dtype=torch.bool)
-    hits = {"id": {"a": one, "b": one}, "x": {"a": one, "b": none}, "y": {"a": one, "b": one},
-            "select-id": {"a": one, "b": none}}  # fmt: skip
-    rows = differences(hits, [("a", "b")])
-    assert {row["split"]: row["difference"] for row in rows} == {"id": 0.0, "x": 1.0, "y": 0.0, ALL_SHIFTS: 0.5}
-    assert differences(hits, []) == []
+    right, wrong = torch.ones(4, dtype=torch.long), torch.zeros(4, dtype=torch.long)
+    sure = {"a": torch.full((4,), 0.75), "b": torch.full((4,), 0.5)}
+    found = {
+        "id": Answers(right, {"a": right, "b": right}, sure),
+        "x": Answers(right, {"a": right, "b": wrong}, sure, "macro_f1"),
+        "y": Answers(right, {"a": right, "b": right}, sure, "worst_group", ["g", "g", "h", "h"]),
+        "z": Answers(right, {"a": right, "b": wrong}, sure, "worst_group", ["g", "g", "h", "h"]),
+        "select-id": Answers(right, {"a": right, "b": wrong}, sure),
+    }
+    by_metric = {}
+    for row in differences(found, [("a", "b")]):
+        assert row["ci95"] == [row["difference"]] * 2
+        by_metric.setdefault(row["metric"], {})[row["split"]] = row["difference"]
+    mean = pytest.approx(2 / 3)
+    assert by_metric["top1"] == {"id": 0.0, "x": 1.0, "y": 0.0, "z": 1.0, ALL_SHIFTS: mean}
+    assert by_metric["macro_f1"] == {"x": 1.0}
+    assert by_metric["worst_group"] == {"y": 0.0, "z": 1.0, ALL_SHIFTS: 0.5}
+    # Sure by 3/4 and always right: 1/4 off. Sure by half: half off, right or wrong.
+    assert by_metric["ece_15"] == {"id": -0.25, "x": -0.25, "y": -0.25, "z": -0.25, ALL_SHIFTS: -0.25}
+    assert differences(found, []) == []
+
+
+def test_the_mean_of_shifts_resamples_each_by_itself():
+    """Two shifts of the same images: the interval shrinks by sqrt(2), which one shared draw would not do."""
+    right = torch.arange(300) % 3 > 0
+    sure = {"a": torch.linspace(0.3, 1, 300), "b": torch.linspace(0.1, 0.8, 300)}
+    one = Answers(torch.ones(300, dtype=torch.long), {"a": right.long(), "b": (~right).long()}, sure)
+    rows = differences({"x": one, "y": one}, [("a", "b")])
+    width = {(r["metric"], r["split"]): r["ci95"][1] - r["ci95"][0] for r in rows}
+    for metric in ("top1", "ece_15"):
+        assert width[metric, ALL_SHIFTS] / width[metric, "x"] == pytest.approx(0.5**0.5, rel=0.12)
 
 
 def test_predict_tells_label_and_confidence_of_both_models(finished, photos, capsys):
@@ -214,6 +275,26 @@ def test_inspect_lists_problems_and_exits_with_0(photos, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["images"]["broken"]["count"] == 1
 
 
+def test_inspect_reads_both_sets_with_the_columns_told(tmp_path, capsys):
+    """Those of the first for the other too, but for those that are said to be its own."""
+    one = table(tmp_path / "a", "Bild,Text,Datei\na.png,red,x\nb.png,blue,x\n", "one.csv")
+    same = table(tmp_path / "a", "Datei,Text,Bild\nx,red,b.png\n", "same.csv", images=())
+    other = table(tmp_path / "b", "photo no,caption\nb.png,red\n", "other.csv")
+    given = ["inspect", str(one), "--columns.image", "Bild", "--json", "--against"]
+
+    def leaks(arguments):
+        assert run([*given, *arguments]) == 0
+        return json.loads(capsys.readouterr().out)["leaks"]["first"]
+
+    assert leaks([str(same)]) == [["b.png", "b.png"]]
+    assert leaks([str(other), "--against_columns.image", "photo no"]) == [["b.png", "b.png"]]
+    assert leaks([str(class_set(tmp_path / "set", ("cat",), 1))]) == [["a.png", "cat/0.png"]]
+    text = refused([*given, str(other)], capsys)
+    assert "other.csv: columns.image names 'Bild', which is not there; columns found: photo no, caption" in text
+    assert "(--against_columns.* names the columns of --against)" in text
+    assert "no such file" in refused([*given, "nowhere"], capsys)
+
+
 def test_import_pt_writes_what_another_program_can_read(tmp_path, capsys):
     """And tells the hashes."""
     torch.save({"w": torch.ones(2)}, tmp_path / "a.pt")
@@ -240,6 +321,7 @@ def test_a_mistake_is_one_line_with_the_cure(finished, untaught, model, photos, 
         (["evaluate", done, "--compare", "student", "techer"], "did you mean 'teacher'?"),
         (["evaluate", done, "--compare", "student"], "expected 2 arguments"),
         (["evaluate", model], "`suite` must be given"),
+        (["evaluate", done, "--against", model], "is none; give the folders of finished runs"),
         (["predict", done, "nowhere.png"], "nowhere.png: no such image"),
         (["predict", done, "empty"], "empty: no image in it"),
         (["predict", done, cat, "--model", "techer"], "did you mean 'teacher'?"),

@@ -1,5 +1,6 @@
 """What a data set is read as."""
 
+import hashlib
 import json
 import os
 
@@ -104,6 +105,24 @@ def test_hash_follows_content_and_not_dates(tmp_path):
     assert read_manifest(tmp_path / "one").sha256 != base
 
 
+def test_groups_are_read_where_asked_for_and_are_part_of_the_hash(tmp_path):
+    """From tables (a pattern too), JSON in tars and saved sets; a hash without them is as it always was."""
+    rows = '{"image": "a.png", "label": "x", "year": 2020, "at": "n"}\n{"image": "b.png", "label": "x", "year": 2021}\n'
+    path = table(tmp_path / "t", rows, "s.jsonl")
+    plain, years = read_manifest(path), read_manifest(path, columns={"group": "year"})
+    assert (plain.groups, years.groups) == (None, ("2020", "2021"))
+    assert years.subset([1]).groups == ("2021",)
+    pattern = read_manifest(path, columns={"group": "{year}/{at}"})
+    assert pattern.groups == ("2020/n", "2021/")
+    assert len({m.sha256 for m in (plain, years, pattern)}) == 3
+    lines = [["a.png", plain.samples[0].size, [], 0], ["b.png", plain.samples[1].size, [], 0]]
+    whole = "".join(json.dumps(line) for line in (["tracerft manifest 1", ["x"]], *lines))
+    assert plain.sha256 == hashlib.sha256(whole.encode()).hexdigest()
+    note = json.dumps({"label": "x", "place": "sea"}).encode()
+    tar(tmp_path / "s.tar", [("0.png", encoded()), ("0.json", note), ("1.png", encoded()), ("1.json", note)])
+    assert read_manifest(tmp_path / "s.tar", columns={"group": "place"}).groups == ("sea", "sea")
+
+
 def test_tar_members_are_read_where_they_lie(tmp_path):
     """Images, captions and labels of a tar equal the same files in a folder."""
     a, b = encoded(picture(seed=1)), encoded(picture(seed=2), "JPEG")
@@ -125,16 +144,24 @@ def test_saved_hugging_face_set(tmp_path):
     """A saved data set is read without decoding, and its class names are kept in their order."""
     datasets = pytest.importorskip("datasets", reason="extra `data` is not installed")
     features = datasets.Features(
-        {"photo": datasets.Image(), "text": datasets.Value("string"), "label": datasets.ClassLabel(names=["z", "a"])}
+        {
+            "photo": datasets.Image(),
+            "text": datasets.Value("string"),
+            "label": datasets.ClassLabel(names=["z", "a"]),
+            "place": datasets.ClassLabel(names=["sea", "land"]),
+        }
     )
     images = [encoded(picture(seed=i)) for i in range(3)]
     rows = {"photo": [{"bytes": i, "path": None} for i in images], "text": ["x", "y", "z"], "label": [0, 1, 0]}
+    rows["place"] = [1, 1, 0]
     datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / "set"))
     manifest = read_manifest(tmp_path / "set")
     assert manifest.classes == ("z", "a")
     assert manifest.labels.tolist() == [0, 1, 0]
     assert [s.size for s in manifest.samples] == [len(i) for i in images]
     assert manifest.read(2) == images[2]
+    assert read_manifest(tmp_path / "set", columns={"group": "place"}).groups == ("land", "land", "sea")
+    assert read_manifest(tmp_path / "set", columns={"group": "text"}).groups == ("x", "y", "z")
 
 
 def test_links_inside_the_folder_are_followed(tmp_path):

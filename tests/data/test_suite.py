@@ -10,6 +10,7 @@ from tracerft.data.digits import DigitSet, load_digits
 from tracerft.data.manifest import read_manifest
 from tracerft.data.suite import Split, Suite, digit_suite, of_digits, of_manifest, read_suite
 from tracerft.errors import DataError
+from tracerft.evaluation.suite import Predictor
 
 TEMPLATES = ("a {}", "the {}")
 
@@ -117,7 +118,9 @@ def test_one_data_set_is_a_suite_of_itself(folder):
     [
         ("id: {data: test}\nshifts:\n  s: {data: birds}\n", "1 classes are not in the first: bird"),
         ("classes: [cat, dog]\nid: {data: test}\n", "1 classes are not in the first: tea pot"),
-        ("id: {data: told.csv, group: kind, metric: worst_group}\n", "groups of own data are not read yet"),
+        ("id: {data: test, group: camera}\n", "class folders have no column 'camera' to name the groups; give a table"),
+        ("id: {data: told.csv, group: captoin}\n", "group names 'captoin', .*did you mean 'caption'.*: image, caption"),
+        ("id: {data: told.csv, group: image}\n", "id.group: .*told.csv has captions and no labels"),
     ],
 )
 def test_what_does_not_fit_is_one_line(text, message, folder):
@@ -125,6 +128,43 @@ def test_what_does_not_fit_is_one_line(text, message, folder):
     with pytest.raises(DataError, match=message) as caught:
         read(folder, text)
     assert "\n" not in str(caught.value)
+
+
+def test_a_column_of_a_table_names_the_groups(folder):
+    """Whatever it is called; broken images go with their group; without it the hash is another."""
+    lines = "file,kind,Kamera no.\ntest/cat/0.png,cat,old\ntest/dog/0.png,dog,7\ntest/dog/1.png,dog,old\n"
+    (folder / "phone.csv").write_text(lines)
+    split = "{data: phone.csv, label: kind, group: Kamera no., metric: worst_group}"
+    suite = read(folder, f"id: {{data: test}}\nshifts:\n  phone: {split}\n  plain: {{data: phone.csv, label: kind}}\n")
+    phone, plain = suite.shifts["phone"], suite.shifts["plain"]
+    assert (phone.groups, phone.metric, phone.ignored_groups) == (("old", "7", "old"), "worst_group", ())
+    assert (plain.groups, suite.id.groups) == (None, None)
+    assert phone.sha256 != plain.sha256
+    (folder / "test/cat/0.png").write_bytes(b"no image")
+    broken = read(folder, f"id: {{data: test}}\nshifts:\n  phone: {split}\n", broken="skip")
+    assert broken.shifts["phone"].groups == ("7", "old")
+    assert broken.shifts["phone"].labels.tolist() == [1, 1]
+
+
+def test_the_worst_group_is_scored(folder):
+    """Right for one camera and wrong for the other: 1 and 0, half of all."""
+    rows = ["image,label,camera", "test/cat/0.png,cat,old", "test/dog/0.png,dog,new"]
+    (folder / "phone.csv").write_text("\n".join(rows) + "\n")
+    split = read(folder, "id: {data: phone.csv, group: camera, metric: worst_group}\n").id
+    metrics, _ = _SaysCat().score("model", split)
+    assert (metrics["top1"], metrics["metric"]) == (0.5, "worst_group")
+    assert (metrics["worst_group"], metrics["worst_group_name"]) == (0.0, "new")
+    assert {name: group["top1"] for name, group in metrics["groups"].items()} == {"new": 0.0, "old": 1.0}
+
+
+class _SaysCat(Predictor):
+    """Every image is of class 0."""
+
+    def __init__(self) -> None:
+        super().__init__({}, None)
+
+    def logits(self, name, split):
+        return torch.tensor([[1.0, 0.0]]).expand(len(split), 2)
 
 
 def test_a_benchmark_brings_head_metric_and_groups(tmp_path):

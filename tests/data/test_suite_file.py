@@ -102,6 +102,8 @@ def test_every_problem_is_listed(write):
         ("- id", "the file: must be a table of keys; got list"),
         ("id: sketches", "id: must be a table of keys; got str, write data: FOLDER"),
         ("id: {data: 3}", "id.data: must be text; got 3"),
+        ("id: {data: phone.csv, metric: worst_group, group: }", "id.metric: worst_group needs groups"),
+        ("id: {data: phone.csv, group: 3}", "id.group: must be text; got 3, put it in quotes"),
         ("id: {data: sketches}\nshifts: [a]", "shifts: must map names to splits; got list"),
         ("id: {data: sketches}\nshifts: {on: {data: sketches}}", "shifts: True cannot be a name"),
         ("id: {data: sketches}\nshifts: {../x: {data: sketches}}", "'../x' cannot be a name"),

@@ -74,7 +74,7 @@ def test_the_table_tells_what_the_documentation_prints():
     rows = list_methods()
     assert [row["name"] for row in rows] == list(METHODS)
     for row in rows:
-        assert list(row) == ["name", "paper", "year", "summary", "cost", "extra_data"]
+        assert list(row) == ["name", "family", "paper", "year", "summary", "cost", "extra_data"]
         assert all(row.values())
         assert 2016 <= row["year"] <= 2026
         assert str(row["year"]) in row["paper"]
@@ -87,6 +87,7 @@ def test_every_used_option_exists(name):
     from tracerft.config import LossConfig, TeacherConfig
 
     known = {f"loss.{k}" for k in vars(LossConfig())} | {f"teacher.{k}" for k in vars(TeacherConfig())}
+    known |= {"probe", "pool"}
     assert set(METHODS[name].uses) <= known
 
 

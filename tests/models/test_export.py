@@ -103,6 +103,25 @@ def test_same_family_is_written_and_read_back(tmp_path):
         export_model(loaded, tmp_path / "hf", to="hf")
 
 
+def test_a_model_that_the_exporter_cannot_take_is_one_line(tmp_path, capfd):
+    """A branch on a pixel's value has no graph; nothing is left behind, and the folder can be used again."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    loaded = load("open_clip:vit")
+    encode = loaded.model.encode_image
+    loaded.model.encode_image = lambda images, normalize=False: encode(
+        images if images.mean().item() > 0 else -images, normalize
+    )
+    with pytest.raises(
+        ArgumentError, match=r"exporter cannot turn its encode_image into a graph \(.+\); use"
+    ) as caught:
+        export_model(loaded, tmp_path / "out", to="onnx")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+    assert list((tmp_path / "out").iterdir()) == []
+    assert capfd.readouterr().out == ""
+
+
 def test_difference_and_missing_package_are_errors(tmp_path, monkeypatch):
     """A wrong export is not kept quiet; the extra is named."""
     from tracerft.models import export

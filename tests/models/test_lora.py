@@ -54,7 +54,7 @@ def test_presets_pass_the_check_and_change_nothing_at_first(spec, preset):
     before = outputs(loaded.model, loaded)
     model = add_lora(loaded.model, preset, rank=2, towers=towers)
     assert model is loaded.model
-    assert torch.equal(outputs(model, loaded), before) or (outputs(model, loaded) - before).abs().max() < 1e-6
+    assert torch.equal(outputs(model, loaded), before) or (outputs(model, loaded) - before).abs().max() < 1e-5
     assert all(".lora_" in name for name, p in model.named_parameters() if p.requires_grad)
     assert 0 < num_parameters(model)[0] < num_parameters(model)[1]
 

@@ -33,7 +33,8 @@ def test_head_is_that_of_open_clip(kind):
         if getattr(reference, "logit_bias", None) is not None:
             logits = logits + reference.logit_bias
     torch.testing.assert_close(ours, logits, rtol=0, atol=1e-5)
-    assert torch.equal(ours.argmax(1), logits.argmax(1))
+    same = torch.tensor([0, 1, 2, 3, 2])  # equal names: a product may round equal columns differently, by machine
+    assert torch.equal(same[ours.argmax(1)], same[logits.argmax(1)])
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])

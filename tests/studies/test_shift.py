@@ -15,6 +15,7 @@ from tracerft.errors import ArgumentError, DataError
 from tracerft.models.weights import load_model, save_model
 from tracerft.studies import runner, shift, shift_data
 from tracerft.studies.shift_data import ALIGNED, domains, is_emoji, parts, read_domain
+from tracerft.studies.worlds import EMA_HALF_LIFE, momentum
 
 STYLES = ("line", "noto", "twemoji")
 NUMBER = 24
@@ -209,9 +210,9 @@ def test_the_study_runs_from_end_to_end(study):
     assert made == [0, 1]
     assert {p: p.stat().st_mtime_ns for p in times} == times
     found = json.loads((out / "study.json").read_text())
-    alphas = {("wise-ft", alpha) for alpha in (0.2, 0.4, 0.6, 0.8)}
+    alphas = {("wise_ft", alpha) for alpha in (0.2, 0.4, 0.6, 0.8)}
     strengths = {(k, s or None) for k, arm in FEW.items() for s in arm.strengths}
-    assert {(r["id"], r["strength"]) for r in found["rows"]} == {("start", None)} | strengths | alphas
+    assert {(r["id"], r["strength"]) for r in found["rows"]} == {("zero_shot", None)} | strengths | alphas
     assert {c["id"] for c in found["claims"]} == {"direct-forgets", *(pair[0] for pair in shift.PAIRS)}
     assert len(found["headline"]) == 3
     assert all((out / figure["file"]).is_file() for figure in found["figures"])
@@ -230,7 +231,7 @@ def test_strengths_are_selected_at_the_first_seed(study):
         assert chosen["selection"]["values"][0] == max(r["selection"]["values"][0] for r in of_method)
         assert chosen["n"] == 2
     assert sorted(r["n"] for r in rows if r["id"] == "tracer") == [1, 2]
-    assert all(r["n"] == 2 for r in rows if r["id"] == "wise-ft")
+    assert all(r["n"] == 2 for r in rows if r["id"] == "wise_ft")
 
 
 def test_the_runs_differ_in_method_loss_and_teacher_only(study):
@@ -251,9 +252,9 @@ def test_the_runs_differ_in_method_loss_and_teacher_only(study):
 def test_rows_are_the_runs(study):
     """A cell by hand: the mean over the other styles of a run's student and teacher."""
     out = study[0]
-    record = json.loads((out / "runs/ema-0.3-seed0/record.json").read_text())
+    record = json.loads((out / "runs/sd_ema-0.3-seed0/record.json").read_text())
     rows = json.loads((out / "study.json").read_text())["rows"]
-    (row,) = [r for r in rows if r["id"] == "ema"]
+    (row,) = [r for r in rows if r["id"] == "sd_ema"]
     for prefix, model in (("", "student"), ("teacher_", "teacher")):
         results = record["results"][model]
         others = 50 * (results["line"]["top1"] + results["twemoji"]["top1"])
@@ -262,7 +263,7 @@ def test_rows_are_the_runs(study):
     assert row["pretrained_share"] == pytest.approx(100 * record["pretrained_weight"])
     (tracer, _) = [r for r in rows if r["id"] == "tracer"]
     assert 0 < tracer["pretrained_share"] < 100
-    assert np.isclose(shift._momentum(100) ** (100 * shift.EMA_HALF_LIFE), 0.5)
+    assert np.isclose(momentum(100) ** (100 * EMA_HALF_LIFE), 0.5)
 
 
 def test_a_folder_of_domains_has_no_names_to_keep(rooms, tmp_path, monkeypatch):
@@ -287,7 +288,7 @@ def test_an_unknown_style_is_told_before_anything_is_made(rooms, tmp_path):
 
 def test_the_arms_compare_what_the_claims_need():
     """Every pair is of methods of the study; strengths rise; labels cover all."""
-    keys = {"start", "wise-ft", *shift.ARMS}
+    keys = {"zero_shot", "wise_ft", *shift.ARMS}
     assert set(shift.LABELS) == keys
     for _, _, better, worse, measure, _ in shift.PAIRS:
         assert {better, worse} <= keys

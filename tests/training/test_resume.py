@@ -13,9 +13,11 @@ import torch
 from tests.runs import STEPS, TRAIN, Cut, contents, cut_at, finetune
 from tracerft import running
 from tracerft.errors import RunFolderError, StateError
+from tracerft.methods import METHODS as TABLE
+from tracerft.sources import WITH_ANCHORS
 from tracerft.training import trainer
 
-METHODS = ["tracer", "sd_ema", "sd_static", "contrastive_l2_sp", "flyp", "wise_ft"]
+METHODS = [name for name, info in TABLE.items() if info.build is not None and info.trains and name not in WITH_ANCHORS]
 
 
 @pytest.fixture(autouse=True)

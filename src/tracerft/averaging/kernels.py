@@ -21,6 +21,9 @@ _LARGE_SHARE = 0.05  # of the pretrained state at the end; more is worth a warni
 _LEAST_MASS = 1e-290  # smaller differences of distribution functions are close to subnormal numbers
 _LEAST_RELATIVE_MASS = 1e-9  # smaller ones have lost most of their digits to cancellation
 
+_CAROT_FIRST, _CAROT_LAST, _CAROT_RISE = 0.05, 0.9, 0.2  # momentum at first and at last, share of the run between
+_ROUNDING = 1e-9  # 0.55 * 100 is a little more than 55
+
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -132,6 +135,49 @@ class FrozenKernel(Kernel):
         return (1.0, 0.0) if step == 0 else (0.0, log_total)
 
 
+@dataclass(frozen=True)
+class CaRotKernel(Kernel):
+    """A moving average with rising momentum; see `carot_kernel`."""
+
+    name: ClassVar[str] = "carot"
+    needs_total_steps: ClassVar[bool] = True
+
+    def advance(self, step: int, clock: Clock, log_total: float) -> tuple[float, float]:
+        """See `Kernel.advance`: omega_k = 1 - m(k)."""
+        momentum = self.momentum(step, clock)
+        return (1.0, 0.0) if step == 0 else (1 - momentum, log_total - math.log(momentum))
+
+    def momentum(self, step: int, clock: Clock) -> float:
+        """m(k) in [0.05, 0.9]."""
+        rise = _CAROT_RISE * _length(clock)
+        if step >= rise:
+            return _CAROT_LAST
+        return _CAROT_FIRST + (_CAROT_LAST - _CAROT_FIRST) * step / rise
+
+
+@dataclass(frozen=True)
+class SWAKernel(Kernel):
+    """The equal mean of the last part of the run; see `swa_kernel`."""
+
+    start: float
+    name: ClassVar[str] = "swa"
+    needs_total_steps: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not _is_number(self.start) or not 0 <= self.start <= 1:
+            raise ArgumentError(f"`start` must be a number in [0, 1]; got {self.start!r}; 0.75 is usual")
+        object.__setattr__(self, "start", float(self.start))
+
+    def advance(self, step: int, clock: Clock, log_total: float) -> tuple[float, float]:
+        """See `Kernel.advance`: omega_k = 1 / n for the n-th snapshot of the mean, 1 before it begins."""
+        begin = max(1, math.ceil(self.start * _length(clock) - _ROUNDING))
+        if step == 0:
+            return 1.0, 0.0
+        taken = step // clock.update_every - (begin - 1) // clock.update_every
+        # the first omega of 1 removes theta_0 for good: its log share is -inf from then on
+        return 1 / max(1, taken), math.inf
+
+
 def beta_kernel(a: float, b: float) -> BetaKernel:
     """Weigh snapshots by the Beta(a, b) density of normalised time (Definition 3.3).
 
@@ -174,6 +220,37 @@ def frozen_kernel() -> FrozenKernel:
     return FrozenKernel()
 
 
+def carot_kernel() -> CaRotKernel:
+    """CaRot's moving average: momentum m(k) = 0.05 + 0.85 k / (0.2 T) while k < 0.2 T, then 0.9.
+
+    The published code updates every 500 of 25,030 steps (Oh et al., NeurIPS 2024).
+
+    Note:
+        The published code also updates after its first step, whose learning rate is 2e-8, and counts from 0, so that
+        its snapshot for m(k) is one step younger. Here k steps have been made, and theta_0 is the start. The
+        clock's weighting has no effect: the schedule belongs to updates, not to steps.
+    """
+    return CaRotKernel()
+
+
+def swa_kernel(start: float = 0.75) -> SWAKernel:
+    """The equal mean of the snapshots from step ``start * T`` on (stochastic weight averaging, Izmailov et al., 2018).
+
+    Before that the average is the latest snapshot, so a run whose last part has no snapshot ends with the last one
+    before it. The pretrained state gets no weight, whatever ``start``. The clock's weighting has no effect.
+
+    Args:
+        start: in [0, 1], share of the run after which the mean begins.
+
+    Raises:
+        ArgumentError: if ``start`` is outside its range or NaN.
+
+    Note:
+        Statistics of BatchNorm are averaged like weights, not measured anew.
+    """
+    return SWAKernel(start)
+
+
 def final_pretrained_weight(kernel: Kernel, clock: Clock) -> float:
     """Share in [0, 1] that the pretrained state has in the average after T steps; needs no model.
 
@@ -190,6 +267,12 @@ def final_pretrained_weight(kernel: Kernel, clock: Clock) -> float:
     for step in range(clock.update_every, clock.total_steps + 1, clock.update_every):
         _, log_total = kernel.advance(step, clock, log_total)
     return math.exp(log_first - log_total)
+
+
+def _length(clock: Clock) -> int:
+    """T of a clock that knows it."""
+    clock.position(0)  # raises where the end is unknown
+    return int(clock.total_steps or 0)
 
 
 def _log_sum(x: float, y: float) -> float:

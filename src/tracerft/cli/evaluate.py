@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any
 from tracerft.cli.options import Parser
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from numpy.typing import NDArray
 
-Hits = Mapping[str, "Mapping[str, Tensor]"]
+    from tracerft.evaluation.resampling import Answers
+    from tracerft.evaluation.statistics import PairedDifference
+
 ALL_SHIFTS = "mean of shifts"
+FINETUNED = ("student", "teacher", "average")
+METRICS = {"top1": "top-1", "macro_f1": "macro F1", "worst_group": "worst group", "ece_15": "ECE"}
 
 
 def build_parser() -> Parser:
@@ -26,7 +30,17 @@ def build_parser() -> Parser:
         help="a YAML of an ID set and shifts, one data set, or digits; by default the run's own",
     )
     parser.add_argument(
+        "--against",
+        type=str,
+        default=None,
+        metavar="RUN",
+        help="a second run: both on the same images, with the first one's classes, and how they differ",
+    )
+    parser.add_argument(
         "--interpolate", type=int, default=0, help="points from pretrained to finetuned weights, 0 or 11"
+    )
+    parser.add_argument(
+        "--dawin", action="store_true", help="also DaWin: start and student mixed by entropies on the test images"
     )
     parser.add_argument(
         "--templates",
@@ -41,7 +55,7 @@ def build_parser() -> Parser:
         nargs=2,
         default=None,
         metavar=("A", "B"),
-        help="two models of the table: how much more A gets right than B, on the same images",
+        help="two models of the table, to subtract B from A, on the same images",
     )
     parser.add_argument("--predictions", type=str, default=None, help="folder to keep logits and labels in")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -57,11 +71,13 @@ def run(arguments: Sequence[str]) -> None:
     result = evaluate(
         options.model,
         options.suite,
+        against=options.against,
         interpolate=options.interpolate,
+        dawin=options.dawin,
         templates=options.templates,
         predictions=predictions,
     )
-    found = differences(result.hits, pairs(tuple(result.results), options.compare))
+    found = differences(result.answers, pairs(tuple(result.results), options.compare))
     if options.json:
         print(json.dumps({"results": result.results, "differences": found}, indent=2))
         return
@@ -71,54 +87,99 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def pairs(models: Sequence[str], compare: Sequence[str] | None) -> list[tuple[str, str]]:
-    """Which models to subtract: the finetuned ones from their start, or those asked for."""
+    """Which models to subtract: the finetuned ones from their start or from those of the other run, or those asked."""
     from tracerft.errors import one_of
 
     if compare is not None:
         for name in compare:
             one_of("compare", name, tuple(models))
         return [(compare[0], compare[1])]
-    return [(name, "pretrained") for name in ("student", "teacher") if name in models and "pretrained" in models]
+    runs = list(dict.fromkeys(name.rpartition("/")[0] for name in models))
+    if len(runs) == 2:
+        wanted = [(f"{runs[0]}/{name}", f"{runs[1]}/{name}") for name in FINETUNED]
+    else:
+        wanted = [(name, "pretrained") for name in FINETUNED]
+    return [(first, second) for first, second in wanted if first in models and second in models]
 
 
-def differences(hits: Hits, wanted: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Paired differences of accuracy with 95 % intervals, by split, then of the mean over the shifts.
+def differences(answers: Mapping[str, "Answers"], wanted: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Paired differences with 95 % intervals, by split, then of the mean over the shifts.
 
-    Held-out training data is left out, as it is for choosing and no result.
+    Of accuracy, of the split's own metric where it has another, and of the calibration error. Held-out training data is
+    left out, as it is for choosing and no result. The mean is over shifts that share the metric.
     """
-    from tracerft.evaluation.statistics import mean_paired_difference
-
-    groups = {split: [split] for split in hits if not split.startswith("select-")}
-    shifts = [split for split in groups if split != "id"]
-    if len(shifts) > 1:
-        groups[ALL_SHIFTS] = shifts
+    reported = {split: found for split, found in answers.items() if not split.startswith("select-")}
+    values = _resampled(reported, {name for pair in wanted for name in pair})
     rows = []
-    for label, splits in groups.items():
-        for first, second in wanted:
-            d = mean_paired_difference([(hits[s][first], hits[s][second]) for s in splits])
-            rows.append(
-                {
-                    "split": label,
-                    "models": [first, second],
-                    "metric": "top1",
-                    "difference": d.difference,
-                    "ci95": list(d.ci95),
-                    "p": d.p,
-                    "n": d.n,
-                }
-            )
+    for metric in METRICS:
+        having = [split for split, found in reported.items() if metric in ("top1", "ece_15", found.metric)]
+        groups = {split: [split] for split in having}
+        shifts = [split for split in having if split != "id"]
+        if len(shifts) > 1:
+            groups[ALL_SHIFTS] = shifts
+        for label, splits in groups.items():
+            for first, second in wanted:
+                d = _difference([reported[s] for s in splits], [values[s] for s in splits], metric, first, second)
+                rows.append(
+                    {
+                        "split": label,
+                        "models": [first, second],
+                        "metric": metric,
+                        "difference": d.difference,
+                        "ci95": list(d.ci95),
+                        "p": d.p,
+                        "n": d.n,
+                    }
+                )
     return rows
 
 
+def _resampled(answers: Mapping[str, "Answers"], models: set[str]) -> dict[str, dict[tuple[str, str], "NDArray[Any]"]]:
+    """By split, then by metric and model: the metrics that are no mean over samples, each split with its own draws."""
+    from tracerft.evaluation.resampling import resample
+
+    return {
+        split: resample(
+            {
+                (metric, m): of.weighted(metric, m)
+                for metric in {of.metric, "ece_15"} - {"top1"}
+                for m in sorted(models)
+            },
+            len(of.labels),
+            seed=number,
+        )
+        for number, (split, of) in enumerate(answers.items())
+        if models
+    }
+
+
+def _difference(
+    answers: Sequence["Answers"],
+    values: Sequence[Mapping[tuple[str, str], "NDArray[Any]"]],
+    metric: str,
+    first: str,
+    second: str,
+) -> "PairedDifference":
+    from tracerft.evaluation.resampling import resampled_difference
+    from tracerft.evaluation.statistics import mean_paired_difference
+
+    if metric == "top1":
+        return mean_paired_difference([(of.hits(first), of.hits(second)) for of in answers])
+    n = sum(len(of.labels) for of in answers)
+    return resampled_difference([(v[metric, first], v[metric, second]) for v in values], n=n)
+
+
 def print_differences(found: Sequence[Mapping[str, Any]]) -> None:
-    """One row a split, one column a pair of models, in points of top-1 accuracy."""
+    """A table a metric: one row a split, one column a pair of models, in points."""
     from tracerft.reports.terminal import print_table
 
-    cells: dict[str, dict[str, str]] = {}
-    for d in found:
-        low, high = (100 * edge for edge in d["ci95"])
-        cell = f"{100 * d['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
-        cells.setdefault(d["split"], {})[" - ".join(d["models"])] = cell
-    columns = list(dict.fromkeys(name for row in cells.values() for name in row))
-    title = "difference in top-1, points, with its 95 % interval (paired bootstrap over the images)"
-    print_table(["split", *columns], [[split, *(row[c] for c in columns)] for split, row in cells.items()], title=title)
+    for metric in dict.fromkeys(d["metric"] for d in found):
+        cells: dict[str, dict[str, str]] = {}
+        for d in (d for d in found if d["metric"] == metric):
+            low, high = (100 * edge for edge in d["ci95"])
+            cell = f"{100 * d['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
+            cells.setdefault(d["split"], {})[" - ".join(d["models"])] = cell
+        columns = list(dict.fromkeys(name for row in cells.values() for name in row))
+        rows = [[split, *(row[c] for c in columns)] for split, row in cells.items()]
+        title = f"difference in {METRICS[metric]}, points, with its 95 % interval (paired bootstrap over the images)"
+        print_table(["split", *columns], rows, title=title)

@@ -13,6 +13,8 @@ from tracerft.config import GROUPS, FinetuneConfig
 from tracerft.errors import ArgumentError, did_you_mean
 
 if TYPE_CHECKING:
+    from jsonargparse import Namespace
+
     from tracerft.api import Run
     from tracerft.running import Ready
 
@@ -68,19 +70,27 @@ def read_options(arguments: Sequence[str]) -> tuple[FinetuneConfig, bool, bool]:
 
 
 def _read(arguments: Sequence[str]) -> tuple[FinetuneConfig, bool, bool, bool]:
-    arguments = _expand_preset(list(arguments))
-    options = build_parser().read(arguments)
+    preset, typed = _split_preset(list(arguments))
+    parser = build_parser()
+    options = parser.read([*preset, *typed])  # first the preset's file, so that what was typed overrides it
     if options.resume is not None:
-        return _resumed(options.resume, arguments), True, options.json, False
+        return _resumed(options.resume, [*preset, *typed]), True, options.json, False
     missing = [f"--{name}" for name in REQUIRED if getattr(options, name) is None]
     if missing:
         raise ArgumentError(f"{' and '.join(missing)} must be given; see tracerft finetune --help")
-    config = FinetuneConfig(**{name: getattr(options, name) for name in (*FLAT, *GROUPS)})
+    config = _config(options)
+    from tracerft.running import refuse_unused
+
+    refuse_unused(config, before=_config(parser.read(preset)))
     return config, False, options.json, options.dry_run
 
 
-def _expand_preset(arguments: list[str]) -> list[str]:
-    """Put a preset's file first, so that every other option overrides it."""
+def _config(options: "Namespace") -> FinetuneConfig:
+    return FinetuneConfig(**{name: getattr(options, name) for name in (*FLAT, *GROUPS)})
+
+
+def _split_preset(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """``--config FILE`` of the preset, empty without one, and what the user typed beside it."""
     for i, argument in enumerate(arguments):
         name, used = (argument.partition("=")[2], 1) if argument.startswith("--preset=") else (None, 2)
         if argument == "--preset":
@@ -92,8 +102,8 @@ def _expand_preset(arguments: list[str]) -> list[str]:
                 f"unknown preset {name!r}{did_you_mean(name, presets())}; there are: {', '.join(presets())}"
             )
         with resources.as_file(resources.files("tracerft") / "presets" / f"{name}.yaml") as path:
-            return ["--config", str(path), *arguments[:i], *arguments[i + used :]]
-    return arguments
+            return ["--config", str(path)], [*arguments[:i], *arguments[i + used :]]
+    return [], arguments
 
 
 def _resumed(folder: str, arguments: Sequence[str]) -> FinetuneConfig:

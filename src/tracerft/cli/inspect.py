@@ -2,10 +2,14 @@
 
 import json
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tracerft.cli.options import Parser
 from tracerft.config import ColumnsConfig, TrainConfig
-from tracerft.errors import ArgumentError
+from tracerft.errors import ArgumentError, DataError
+
+if TYPE_CHECKING:
+    from tracerft.data.manifest import Manifest
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -20,6 +24,8 @@ def run(arguments: Sequence[str]) -> None:
         "--batch_size", type=int, default=TrainConfig().batch_size, help="to count equal captions in a batch"
     )
     parser.add_argument("--columns", type=ColumnsConfig, default=ColumnsConfig())
+    same = "Columns of the set of --against; by default those of --columns"
+    parser.add_argument("--against_columns", type=ColumnsConfig, default=ColumnsConfig(), help=same)
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     options = parser.read(arguments)
     if options.batch_size < 2:
@@ -30,7 +36,19 @@ def run(arguments: Sequence[str]) -> None:
 
     columns = options.columns.named()
     manifest = read_manifest(options.data, columns=columns, classes=options.classes)
-    against = None if options.against is None else read_manifest(options.against)
+    against = None if options.against is None else _other(options.against, columns, options.against_columns.named())
     tokenize = None if options.model is None else load_model(options.model).tokenize
     found = inspect_data(manifest, against=against, tokenize=tokenize, batch_size=options.batch_size)
     print(json.dumps(found, indent=2, ensure_ascii=False) if options.json else inspection_text(found))
+
+
+def _other(data: str, columns: dict[str, str], own: dict[str, str]) -> "Manifest":
+    """The other set, read with the same columns but for those that are said to be its own."""
+    from tracerft.data.manifest import read_manifest
+
+    try:
+        return read_manifest(data, columns=columns | own)
+    except DataError as error:
+        if "columns." not in str(error):
+            raise
+        raise DataError(f"{error} (--against_columns.* names the columns of --against)") from error

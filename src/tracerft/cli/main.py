@@ -13,6 +13,7 @@ COMMANDS = {
     "finetune": "finetune a dual encoder and see what it gained and forgot",
     "evaluate": "evaluate a run or a model on every split of a suite",
     "predict": "classify images with a run, and with the model it started from",
+    "merge": "merge finished runs into one model: WiSE-FT, soups, Model Stock, TPGM",
     "export": "write a run's model for open_clip, transformers or ONNX, with a model card",
     "inspect": "look at a data set before a run: what is broken, repeated, leaked",
     "import-pt": "turn a foreign .pt file into safetensors without running its code",

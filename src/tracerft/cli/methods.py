@@ -2,9 +2,13 @@
 
 import json
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tracerft.cli.options import Parser
 from tracerft.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from tracerft.methods import MethodInfo
 
 COST = "Cost in forward passes of the image tower; tau is a text forward in that unit (0.17 for ViT-B/16)."
 
@@ -40,15 +44,30 @@ def markdown() -> str:
         "# Methods",
         "",
         "Written by `tracerft methods --markdown > docs/methods.md` from the METHODS table; a test compares the two.",
-        "Choose one with `tracerft finetune --method NAME`; an option that a method does not read is refused.",
-        "",
-        "| method | what it does | cost per pair | extra data |",
-        "| --- | --- | --- | --- |",
-        *(f"| [`{m.name}`](#{m.name}) | {m.summary} | {m.cost} | {m.extra_data} |" for m in METHODS.values()),
+        "Choose one with `tracerft finetune --method NAME`; an option that a method does not read is refused. Those",
+        "without a run of their own are made by the command that stands with them. [Compared](results/compare/), and",
+        "[how they differ from their papers](deviations.md#baselines). A method of your own: [guide](new-method.md).",
         "",
         COST,
     ]
+    for family in dict.fromkeys(m.family for m in METHODS.values()):
+        members = [m for m in METHODS.values() if m.family == family]
+        lines += [
+            "",
+            f"## {family.capitalize()}",
+            "",
+            "| method | what it does | cost per pair | extra data |",
+            "| --- | --- | --- | --- |",
+            *(f"| [`{m.name}`](#{m.name}) | {m.summary} | {m.cost} | {m.extra_data} |" for m in members),
+        ]
     for m in METHODS.values():
-        read = ", ".join(f"`--{option}`" for option in m.uses)
-        lines += ["", f"## {m.name}", "", m.summary, "", f"- Paper ({m.year}): {m.paper}", f"- Reads: {read}"]
+        lines += ["", f"### {m.name}", "", m.summary, "", f"- Paper ({m.year}): {m.paper}", f"- {_made(m)}"]
     return "\n".join(lines) + "\n"
+
+
+def _made(info: "MethodInfo") -> str:
+    """The options that a method reads, or the command that makes it."""
+    if info.how:
+        return f"Made by: `{info.how}`"
+    read = ", ".join(f"`--{option}`" for option in info.uses)
+    return f"Reads: {read}" if read else "Reads no option of its own"

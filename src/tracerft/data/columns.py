@@ -10,6 +10,7 @@ from tracerft.data.text import shown
 from tracerft.errors import ArgumentError, DataError, did_you_mean, one_of
 
 ROLES = ("image", "caption", "label")
+GROUP = "group"  # never guessed, and read for evaluation only
 _OBVIOUS = {
     "image": "image img file filename file_name filepath file_path path image_path image_file image_name img_path",
     "caption": "caption captions text texts txt title description sentence sentences alt_text",
@@ -23,13 +24,14 @@ class Columns:
     """What to read from a row.
 
     Args:
-        image, caption, label: a column, a pattern of columns such as ``noto/{codepoint}.png``, or
+        image, caption, label, group: a column, a pattern of columns such as ``noto/{codepoint}.png``, or
             ``None``.
     """
 
     image: str | None
     caption: str | None
     label: str | None
+    group: str | None = None
 
     def value(self, role: str, row: Mapping[str, Any]) -> Any:
         """The cell, or the pattern filled from the row; ``None`` where the row has nothing."""
@@ -46,7 +48,7 @@ def check_columns(columns: Mapping[str, str] | None) -> dict[str, str]:
         ArgumentError: for a role that does not exist.
     """
     for role in columns or {}:
-        one_of("columns", role, ROLES)
+        one_of("columns", role, (*ROLES, GROUP))
     return {role: name for role, name in (columns or {}).items() if name is not None}
 
 
@@ -79,7 +81,7 @@ def pick_columns(header: Sequence[str], wanted: Mapping[str, str], where: str, r
             f"{where}: no column is clearly a caption or a label; columns found: {listing}; say which one: "
             "columns.caption=NAME or columns.label=NAME"
         )
-    return Columns(**picked)
+    return Columns(**picked, group=_pick(GROUP, header, wanted, where) if GROUP in wanted else None)
 
 
 def _pick(role: str, header: Sequence[str], wanted: Mapping[str, str], where: str) -> str | None:
@@ -89,7 +91,7 @@ def _pick(role: str, header: Sequence[str], wanted: Mapping[str, str], where: st
         for part in [] if name in header else _FIELD.findall(name) or [name]:
             if part and part not in header:
                 raise DataError(
-                    f"{where}: columns.{role} names {shown(part)!r}, which is not there"
+                    f"{where}: {role if role == GROUP else f'columns.{role}'} names {shown(part)!r}, which is not there"
                     f"{did_you_mean(part, list(header))}; columns found: {listing}"
                 )
         return name or None
@@ -134,6 +136,17 @@ def label_of(value: Any, where: str) -> str | int | None:
     raise DataError(
         f"{where}: the label must be a class name or a whole number; got {shown(repr(value), 60)}; correct that entry"
     )
+
+
+def group_of(value: Any, where: str) -> str | None:
+    """One cell as the name of a group; ``None`` where it is empty.
+
+    Raises:
+        DataError: if it is neither text nor a whole number nor true or false.
+    """
+    if value is None or isinstance(value, (str, int)):
+        return str("" if value is None else value).strip() or None
+    raise DataError(f"{where}: the group must be text or a whole number; got {shown(repr(value), 60)}; correct it")
 
 
 def check_separator(separator: str | None) -> None:

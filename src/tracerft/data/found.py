@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from tracerft.data.paths import read_file
+from tracerft.data.text import first_five, shown
+from tracerft.errors import DataError
 
 
 class Reader(Protocol):
@@ -25,6 +27,7 @@ class Found:
         captions: as written.
         label: class name or number as written, ``None`` if there is none.
         where: for messages, such as ``line 7``.
+        group: that its accuracy is counted in, ``None`` if there is none.
     """
 
     name: str
@@ -33,6 +36,7 @@ class Found:
     captions: list[str] = field(default_factory=list)
     label: str | int | None = None
     where: str = ""
+    group: str | None = None
 
 
 @dataclass
@@ -52,6 +56,30 @@ class FoundSet:
     declared: tuple[str, ...] | None = None
     ordered: bool = False
     warnings: list[str] = field(default_factory=list)
+
+
+def check_groups(data: FoundSet, column: str, where: str) -> None:
+    """Refuse a source in which not every image has a group.
+
+    Args:
+        data: what was found.
+        column: that should name the groups.
+        where: the source, for messages.
+
+    Raises:
+        DataError: naming the images.
+    """
+    bare = [entry.where for entry in data.found if entry.group is None]
+    if bare and data.ordered:
+        raise DataError(
+            f"{where}: class folders have no column {shown(column)!r} to name the groups; give a table (CSV, TSV or "
+            "JSON lines) with the image, label and group of each row"
+        )
+    if bare:
+        raise DataError(
+            f"{where}: {len(bare)} of {len(data.found)} images have no group in the column {shown(column)!r}: "
+            f"{first_five(bare)}; fill it in"
+        )
 
 
 @dataclass(frozen=True)

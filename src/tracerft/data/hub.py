@@ -1,16 +1,18 @@
 """A data set that the package `datasets` saved with ``save_to_disk``; nothing is downloaded, no code of it runs."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tracerft.data.columns import Columns, check_separator, label_of, pick_columns, texts
+from tracerft.data.columns import Columns, check_separator, group_of, label_of, pick_columns, texts
 from tracerft.data.found import Found, FoundSet
 from tracerft.data.paths import MAX_FILE_BYTES
 from tracerft.data.text import first_five, shown
 from tracerft.errors import DataError, MissingExtraError
+
+_NO_ROWS = "{}: the saved data set is empty; expected at least one row; save it again with images"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ def read_saved_set(folder: Path, wanted: Mapping[str, str], *, separator: str | 
     where = shown(folder)
     if (folder / "dataset_dict.json").is_file():
         raise DataError(f"{where}: holds the splits {_splits(folder)}; give one of them, such as {where}/train")
+    if _empty(folder):
+        raise DataError(_NO_ROWS.format(where))
     try:
         import datasets
     except ImportError as error:
@@ -65,7 +69,7 @@ def read_saved_set(folder: Path, wanted: Mapping[str, str], *, separator: str | 
     except Exception as error:  # damaged JSON and Arrow files end in a dozen types
         raise DataError(f"{where}: not a whole saved data set ({shown(error, 100)}); save it again") from error
     if not len(rows):
-        raise DataError(f"{where}: the data set has no rows; expected at least one")
+        raise DataError(_NO_ROWS.format(where))
     images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
     if "image" not in wanted and len(images) == 1:
         wanted = {**wanted, "image": images[0]}
@@ -74,7 +78,7 @@ def read_saved_set(folder: Path, wanted: Mapping[str, str], *, separator: str | 
         raise DataError(
             f"{where}: {columns.image!r} is no image column; image columns found: {first_five(images) or '-'}"
         )
-    for role in ("caption", "label"):
+    for role in ("caption", "label", "group"):
         pick = getattr(columns, role)
         if pick is not None and pick not in features:
             raise DataError(
@@ -87,6 +91,14 @@ def read_saved_set(folder: Path, wanted: Mapping[str, str], *, separator: str | 
         HubReader(rows, image),
         declared=_names(features.get(columns.label or "")),
     )
+
+
+def _empty(folder: Path) -> bool:
+    """Whether there is no file of rows, which `datasets` writes for an empty set and then cannot load."""
+    try:
+        return not json.loads((folder / "state.json").read_text())["_data_files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # loading says what is wrong
 
 
 def _splits(folder: Path) -> str:
@@ -102,18 +114,26 @@ def _names(feature: Any) -> tuple[str, ...] | None:
 
 
 def _found(rows: Any, columns: Columns, features: Mapping[str, Any], separator: str | None, where: str) -> list[Found]:
-    names = _names(features.get(columns.label or ""))
     sizes = _sizes(rows, str(columns.image))
     found = [Found(f"row {i}", size, i, where=f"{where}, row {i}") for i, size in enumerate(sizes)]
     if columns.caption is not None:
         for entry, value in zip(found, rows[columns.caption], strict=True):
             entry.captions = texts("" if value is None else value, separator, entry.where)
     if columns.label is not None:
-        for entry, value in zip(found, rows[columns.label], strict=True):
-            entry.label = label = label_of(value, entry.where)
-            if names is not None and isinstance(label, int):
-                entry.label = names[label] if 0 <= label < len(names) else None
+        for entry, value in _named(found, rows, features, columns.label):
+            entry.label = label_of(value, entry.where)
+    if columns.group is not None:
+        for entry, value in _named(found, rows, features, columns.group):
+            entry.group = group_of(value, entry.where)
     return found
+
+
+def _named(found: list[Found], rows: Any, features: Mapping[str, Any], column: str) -> Iterator[tuple[Found, Any]]:
+    """Each entry with its cell of a column, a number of a class by its name; ``None`` for one out of range."""
+    names = _names(features[column])
+    for entry, value in zip(found, rows[column], strict=True):
+        number = names is not None and isinstance(value, int)
+        yield entry, (names[value] if 0 <= value < len(names) else None) if number and names else value
 
 
 def _sizes(rows: Any, column: str) -> list[int]:

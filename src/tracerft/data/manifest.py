@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracerft.data.classes import assign_labels, match_classes, read_classes
-from tracerft.data.columns import check_columns
+from tracerft.data.columns import GROUP, check_columns
 from tracerft.data.folders import read_class_folders
-from tracerft.data.found import FileReader, FoundSet, Reader
-from tracerft.data.hub import is_saved_set, read_saved_set
+from tracerft.data.found import FileReader, FoundSet, Reader, check_groups
+from tracerft.data.hub import read_saved_set
+from tracerft.data.kinds import kind_of
 from tracerft.data.paths import Root
-from tracerft.data.rows import TABLE_SUFFIXES
 from tracerft.data.tables import read_image_table
-from tracerft.data.tars import COMPRESSED_SUFFIXES, TAR_SUFFIXES, read_tars, tars_in
+from tracerft.data.tars import read_tars, tars_in
 from tracerft.data.text import clean_caption, first_five, shown
 from tracerft.errors import DataError
 
@@ -35,6 +35,7 @@ class Sample:
         captions: none, one or several.
         label: class id, or ``None``.
         at: the reader's row.
+        group: such as the camera it was taken with, ``None`` where groups were not asked for.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Sample:
     captions: tuple[str, ...]
     label: int | None
     at: int
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,16 +74,23 @@ class Manifest:
         return np.array([s.label for s in self.samples], dtype=np.int64)
 
     @property
+    def groups(self) -> tuple[str, ...] | None:
+        """The group of each image, or ``None`` where there are none."""
+        named = tuple(s.group for s in self.samples if s.group is not None)
+        return named if named and len(named) == len(self.samples) else None
+
+    @property
     def has_captions(self) -> bool:
         """Whether every image has captions of its own."""
         return all(s.captions for s in self.samples)
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of names, sizes, captions, labels and classes, in order; not of dates, folders or pixels."""
+        """Hash of names, sizes, captions, labels, classes and groups, in order; not of dates, folders or pixels."""
         digest = hashlib.sha256(json.dumps(["tracerft manifest 1", self.classes]).encode())
         for s in self.samples:
-            digest.update(json.dumps([s.name, s.size, s.captions, s.label]).encode())
+            group = [] if s.group is None else [s.group]  # without one the hash is what it was before there were groups
+            digest.update(json.dumps([s.name, s.size, s.captions, s.label, *group]).encode())
         return digest.hexdigest()
 
     def read(self, index: int) -> bytes:
@@ -92,6 +101,16 @@ class Manifest:
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> "Manifest":
         """The samples at these positions, in this order."""
         return dataclasses.replace(self, samples=tuple(self.samples[int(i)] for i in indices))
+
+    def without_captions(self) -> "Manifest":
+        """The same images with their labels alone.
+
+        Raises:
+            DataError: if there are no labels.
+        """
+        if self.labels is None:
+            raise DataError("the data has captions but no labels; class names are needed here; give a label column")
+        return dataclasses.replace(self, samples=tuple(dataclasses.replace(s, captions=()) for s in self.samples))
 
     def with_classes(self, classes: Sequence[str], *, partial: bool = True) -> "Manifest":
         """The same images labelled with the ids of another set's classes, matched by name.
@@ -146,8 +165,8 @@ def read_manifest(
     Args:
         path: the data set.
         columns: names of the columns (keys, in JSON) ``image``, ``caption`` and ``label``; obvious ones
-            are guessed. A pattern such as ``noto/{codepoint}.png`` is filled from other columns; an
-            empty name means that there is no such column.
+            are guessed; ``group`` is not. A pattern such as ``noto/{codepoint}.png`` is filled from other
+            columns; an empty name means that there is no such column.
         classes: names by label id: a list, a file with one a line or with ``folder<TAB>name``, or a
             mapping of folder to name. By default the data's own.
         root: folder that a table's image paths start from and that paths and links may not leave; by
@@ -166,7 +185,7 @@ def read_manifest(
     path, wanted = Path(path), check_columns(columns)
     names = None if classes is None else read_classes(classes)
     try:
-        kind, source = _kind(path)
+        kind, source = kind_of(path)
         bounds = Root(Path(root) if root is not None else source if source.is_dir() else source.parent)
         if kind == "table":
             data = read_image_table(source, bounds, wanted, separator=separator, delimiter=delimiter, encoding=encoding)
@@ -179,39 +198,10 @@ def read_manifest(
             data = read_class_folders(source, bounds)
     except OSError as error:
         raise DataError(f"{shown(path)}: cannot be read ({error.strerror}); check path and permissions") from error
+    if GROUP in wanted:
+        check_groups(data, wanted[GROUP], shown(path))
     labelled_names, labels = assign_labels(data, names, shown(path))
     return _manifest(data, labelled_names, labels, shown(path))
-
-
-def _kind(path: Path) -> tuple[str, Path]:
-    """Which reader fits, and what it should read."""
-    name = path.name.lower()
-    if "\0" in str(path) or not path.exists():
-        raise DataError(f"{shown(path)}: no such file or folder; expected a data set; check the path")
-    if name.endswith(COMPRESSED_SUFFIXES):
-        raise DataError(
-            f"{shown(path)}: compressed tars have no random access; unpack it to a plain .tar first (gunzip)"
-        )
-    if path.is_file():
-        if name.endswith(TABLE_SUFFIXES):
-            return "table", path
-        if name.endswith(TAR_SUFFIXES):
-            return "tars", path
-    if not path.is_dir():
-        raise DataError(
-            f"{shown(path)}: not a data set; expected a folder, a table ({', '.join(TABLE_SUFFIXES)}) or a .tar"
-        )
-    tables = [path / f"captions{suffix}" for suffix in TABLE_SUFFIXES if (path / f"captions{suffix}").is_file()]
-    if len(tables) > 1:
-        raise DataError(f"{shown(path)}: has {first_five(t.name for t in tables)}; give the one to use as the path")
-    if tables:
-        return "table", tables[0]
-    if is_saved_set(path):
-        return "saved", path
-    entries = [p for p in path.iterdir() if not p.name.startswith(".")]
-    if any(p.name.lower().endswith(TAR_SUFFIXES) and not p.is_dir() for p in entries):
-        return "tars", path
-    return "folders", path
 
 
 def _manifest(data: FoundSet, classes: tuple[str, ...], labels: list[int | None], where: str) -> Manifest:
@@ -224,7 +214,7 @@ def _manifest(data: FoundSet, classes: tuple[str, ...], labels: list[int | None]
         if not all(text for text, _ in cleaned):
             empty.append(entry.where)
         captions = tuple(dict.fromkeys(text for text, _ in cleaned))
-        samples.append(Sample(entry.name, entry.size, captions, label, entry.at))
+        samples.append(Sample(entry.name, entry.size, captions, label, entry.at, entry.group))
     if empty:
         raise DataError(
             f"{where}: {len(empty)} images have an empty caption: {first_five(empty)}; fill them in or take them out"

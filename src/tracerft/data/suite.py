@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tracerft.data.benchmarks import build_benchmark
+from tracerft.data.columns import GROUP
 from tracerft.data.digits import DigitSet, Task, load_digits
 from tracerft.data.listed import LogitMap
 from tracerft.data.manifest import Manifest, manifest_of_files, read_manifest
 from tracerft.data.prompts import class_captions, read_templates
 from tracerft.data.splits import CaptionedImages, LabelledImages
 from tracerft.data.suite_file import SplitFile, read_suite_file
+from tracerft.data.text import shown
 from tracerft.errors import DataError
 from tracerft.types import ImageSpec
 
@@ -134,7 +136,8 @@ def of_manifest(manifest: Manifest, spec: ImageSpec, templates: Sequence[str], *
     if manifest.labels is not None:
         prompts = class_captions(manifest.classes, templates)
         labelled = LabelledImages(manifest, spec, prompts, broken=broken)
-        return Split(labelled, labelled.labels, prompts, warnings=labelled.warnings)
+        groups = labelled.manifest.groups  # not the argument's: broken images may have been left out
+        return Split(labelled, labelled.labels, prompts, groups=groups, warnings=labelled.warnings)
     captioned = CaptionedImages(manifest, spec, broken=broken)
     prompts = tuple((caption,) for caption in captioned.captions)
     positives = [ids.tolist() for ids in captioned.caption_ids]
@@ -178,9 +181,13 @@ def _split(
 ) -> Split:
     if split.builder is not None:
         return _benchmark(split, spec, templates)
-    if split.group is not None:
-        raise DataError(f"{split.name}.group: groups of own data are not read yet; use the builders iwildcam or fmow")
-    manifest = read_manifest(split.data, columns=split.columns)
+    columns = dict(split.columns) if split.group is None else {**split.columns, GROUP: split.group}
+    manifest = read_manifest(split.data, columns=columns)
+    if split.group is not None and manifest.labels is None:
+        raise DataError(
+            f"{split.name}.group: {shown(split.data)} has captions and no labels, so its groups have no accuracy; name "
+            "a label column, or remove group"
+        )
     if classes and manifest.classes:
         manifest = manifest.with_classes(split.subset or classes)
     return replace(of_manifest(manifest, spec, templates, broken=broken), metric=split.metric or "top1")

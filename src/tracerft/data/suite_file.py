@@ -29,7 +29,7 @@ class SplitFile:
         data: where the samples are; exists.
         columns: columns of a table by role (image, caption, label), as `read_manifest` takes them.
         metric: ``top1``, ``macro_f1`` or ``worst_group``; ``None`` leaves it to the builder, or is top1.
-        group: column with the group of each sample.
+        group: column of a table with the group of each sample.
         subset: class names that are compared, in this order; ``None`` is all.
         builder: a published benchmark of `BENCHMARKS`, or ``None`` for own data.
         split: which split of a benchmark that has several.
@@ -119,7 +119,7 @@ class _Reader:
         for name in [name for name in subset or () if classes is not None and name not in classes]:
             self._wrong(f"{where}.subset", f"{name!r} is not in classes{did_you_mean(name, list(classes or ()))}")
         split = self._benchmark(table, builder, where)
-        grouped = "group" in table or (builder is not None and BENCHMARKS[builder].grouped)
+        grouped = group is not None or (builder is not None and BENCHMARKS[builder].grouped)
         if metric == "worst_group" and not grouped:
             self._wrong(f"{where}.metric", "worst_group needs groups", "name their column with group: COLUMN")
         if data is None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tracerft.data.columns import Columns, check_separator, label_of, pick_columns, texts
+from tracerft.data.columns import Columns, check_separator, group_of, label_of, pick_columns, texts
 from tracerft.data.found import FileReader, Found, FoundSet
 from tracerft.data.paths import Root
 from tracerft.data.rows import Table, read_table
@@ -69,13 +69,15 @@ class _Gather:
                 else:
                     entry.captions.append(text)
         label = label_of(self.columns.value("label", row), where)
-        if entry.label is None:
-            entry.label = label
-        elif label is not None and label != entry.label:
-            raise DataError(
-                f"{where}: {shown(entry.name)} has the label {shown(entry.label)!r} in {entry.where} and "
-                f"{shown(label)!r} here; keep one"
-            )
+        group = group_of(self.columns.value("group", row), where)
+        for role, old, new in (("label", entry.label, label), ("group", entry.group, group)):
+            if old is not None and new is not None and old != new:
+                raise DataError(
+                    f"{where}: {shown(entry.name)} has the {role} {shown(old)!r} in {entry.where} and {shown(new)!r} "
+                    "here; keep one"
+                )
+        entry.label = label if entry.label is None else entry.label
+        entry.group = group if entry.group is None else entry.group
 
     def _image(self, value: Any, where: str) -> Found | None:
         if not isinstance(value, str) or not value.strip():

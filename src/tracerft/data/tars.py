@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tracerft.data.columns import check_separator, label_of, pick_columns, texts
+from tracerft.data.columns import GROUP, check_separator, group_of, label_of, pick_columns, texts
 from tracerft.data.found import Found, FoundSet
 from tracerft.data.paths import IMAGE_SUFFIXES, MAX_FILE_BYTES, Root, read_file
 from tracerft.data.rows import decode_text, json_object
@@ -180,7 +180,7 @@ class _Notes:
     _seen: dict[tuple[str, ...], Any] = field(default_factory=dict)
 
     def fill(self, entry: Found, group: Mapping[str, Member]) -> None:
-        """Captions and label of ``entry`` from ``.txt``, ``.json`` and ``.cls``."""
+        """Captions, label and group of ``entry`` from ``.txt``, ``.json`` and ``.cls``."""
         if "json" in group:
             where = f"{shown(self.path)}, {shown(group['json'].name)}"
             row = json_object(self._read(group["json"], where), where)
@@ -193,6 +193,8 @@ class _Notes:
                 entry.captions = texts(columns.value("caption", row), self.separator, where)
             if columns is not None:
                 entry.label = label_of(columns.value("label", row), where)
+            if GROUP in self.wanted:
+                entry.group = group_of(row.get(self.wanted[GROUP]), where)
         if "txt" in group:
             entry.captions = texts(self._text(group["txt"]), self.separator, entry.where)
         if "cls" in group:

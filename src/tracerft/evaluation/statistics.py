@@ -79,21 +79,27 @@ def mean_paired_difference(
     """
     if not pairs:
         raise ArgumentError("`pairs` must hold at least one split; got none; pass [(first, second), ...]")
-    if resamples < 100:
-        raise ArgumentError(f"`resamples` must be at least 100; got {resamples}; 10000 is usual")
+    enough(resamples)
     differences = [_difference(first, second) for first, second in pairs]
     total = np.zeros(resamples)
     for difference, stream in zip(differences, np.random.SeedSequence(seed).spawn(len(pairs)), strict=True):
         total += _resampled_means(difference, resamples, np.random.default_rng(stream))
-    means = total / len(pairs)
-    low, high = np.quantile(means, [0.025, 0.975])
-    tail = min(int((means <= 0).sum()), int((means >= 0).sum()))
-    return PairedDifference(
-        difference=float(np.mean([d.mean() for d in differences])),
-        ci95=(float(low), float(high)),
-        p=min(1.0, 2 * (tail + 1) / (resamples + 1)),  # + 1: the data themselves count as one resample
-        n=sum(len(d) for d in differences),
-    )
+    mean = float(np.mean([d.mean() for d in differences]))
+    return summary(mean, total / len(pairs), sum(len(d) for d in differences))
+
+
+def summary(difference: float, resampled: NDArray[np.float64], n: int) -> PairedDifference:
+    """Percentile interval and two-sided p from the resampled differences ``(R,)`` of ``n`` samples."""
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    tail = min(int((resampled <= 0).sum()), int((resampled >= 0).sum()))
+    p = min(1.0, 2 * (tail + 1) / (len(resampled) + 1))  # + 1: the data themselves count as one resample
+    return PairedDifference(difference=difference, ci95=(float(low), float(high)), p=p, n=n)
+
+
+def enough(resamples: int) -> None:
+    """Raise `ArgumentError` for fewer than 100 resamples."""
+    if resamples < 100:
+        raise ArgumentError(f"`resamples` must be at least 100; got {resamples}; 10000 is usual")
 
 
 def wilson_interval(correct: int, n: int, level: float = 0.95) -> tuple[float, float]:

@@ -12,12 +12,12 @@ from tracerft.data.suite import Split
 from tracerft.evaluation.groups import summarise_groups
 from tracerft.evaluation.metrics import summarise
 from tracerft.evaluation.retrieval import retrieval_recall
+from tracerft.models.head import class_head, digest
 from tracerft.models.weights import save_tensors
 from tracerft.models.zero_shot import encode_captions, similarity_logits, zero_shot_head
 
 Tokenize = Callable[[Sequence[str]], Tensor]
 Models = Mapping[str, nn.Module]
-Hits = dict[str, dict[str, Tensor]]  # by split and model, (n,) bool
 Scored = tuple[dict[str, Any], dict[str, Tensor]]  # metrics, and what to keep
 
 
@@ -57,14 +57,25 @@ class Predictor:
         self._images[id(split.images)] = (split.images, found)
         return found
 
+    @torch.no_grad()
     def logits(self, name: str, split: Split) -> Tensor:
-        """Zero-shot logits ``(n, C)`` with the model's own scale and bias, in float32 on the CPU."""
+        """Logits ``(n, C)`` in float32 on the CPU: zero-shot with the model's own scale and bias.
+
+        A model with a trained head answers with it where the split asks for the classes that the head was trained on.
+        """
+        trained, image = class_head(self.models[name]), self.images(split)[name]
+        if trained is not None and trained.prompts == digest(split.prompts):
+            logits: Tensor = trained(image.to(trained.weight.device)).cpu()
+        else:
+            head = self._zero_shot(name, split)
+            logits = similarity_logits(self.models[name], image.to(head.device), head).cpu()
+        return logits if split.logit_map is None else split.logit_map(logits)
+
+    def _zero_shot(self, name: str, split: Split) -> Tensor:
         key = (name, tuple(tuple(of_class) for of_class in split.prompts))
         if key not in self._heads:
             self._heads[key] = zero_shot_head(self.models[name], self.tokenize, split.prompts)
-        head = self._heads[key]
-        logits = similarity_logits(self.models[name], self.images(split)[name].to(head.device), head).cpu()
-        return logits if split.logit_map is None else split.logit_map(logits)
+        return self._heads[key]
 
     def score(self, name: str, split: Split) -> Scored:
         """Metrics of one model on one split: by class where there are labels, else by retrieval."""
@@ -87,7 +98,6 @@ def evaluate_models(
     splits: Mapping[str, Split],
     tokenize: Tokenize,
     predictions: Path | None = None,
-    hits: Hits | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Metrics of every model on every split.
 
@@ -97,7 +107,6 @@ def evaluate_models(
         tokenize: captions to token ids.
         predictions: where to keep logits and labels, or embeddings for retrieval
             (``<model>/<split>.safetensors``); ``None`` for nowhere.
-        hits: filled with what each model got right on each split that has labels, for paired differences.
 
     Returns:
         ``{model: {split: fields of record.json}}``.
@@ -108,8 +117,6 @@ def evaluate_models(
         for name in models:
             metrics, tensors = predictor.score(name, split)
             results[name][split_name] = metrics
-            if hits is not None and "logits" in tensors:
-                hits.setdefault(split_name, {})[name] = tensors["logits"].argmax(1) == tensors["labels"]
             if predictions is not None:
                 (predictions / name).mkdir(parents=True, exist_ok=True)
                 save_tensors(predictions / name / f"{split_name}.safetensors", tensors)

@@ -4,19 +4,25 @@ A method never runs the training step; it says what the step needs. The trainer 
 resumes, so mixed precision, resume and (later) ranks work for every method without a line in it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from tracerft.averaging import Kernel
 from tracerft.losses import TracerLoss
 from tracerft.types import Batch, Embeddings, LossTerms
 
+Tokenize = Callable[[Sequence[str]], Tensor]
+
 
 class Method(Protocol):
-    """What a finetuning method tells the trainer; any object with these members works."""
+    """What a finetuning method tells the trainer; any object with these members works.
+
+    One that reads inner features also has ``layers``, the names of modules of the image tower: their pooled outputs
+    come in ``Embeddings.features``, of the student and of the references.
+    """
 
     name: str
 
@@ -53,29 +59,44 @@ class Method(Protocol):
         ...
 
 
+Examples = Callable[[nn.Module], tuple[Tensor, Tensor]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ingredients:
     """The parts from which a named method is built; each uses what it needs.
 
     Args:
         loss: contrastive and distillation terms with their weights.
-        l2_sp: coefficient lambda of (lambda/2) ||theta - theta_0||^2.
-        cross_frobenius: coefficient of ||P_I P_T^T||_F.
+        weights: coefficients and numbers of the single methods, by the name of their option.
         kernel: of the WMA teacher.
         momentum: of the EMA teacher, per update.
         update_every: optimiser steps between teacher updates.
         weighting: ``point`` or ``mass``.
-        alpha: share of the finetuned weights in an interpolation.
+        tokenize: captions to token ids.
+        prompts: of each class in label order; empty where the data has no labels.
+        anchors: extra pairs for ARF, see `tracerft.methods.arf.Anchors`.
+        examples: unit-norm embeddings ``(n, D)`` by a model, and labels ``(n,)``, of all training images without
+            augmentation; decodes them anew at each call.
+        probe: solver of a linear probe, ``sgd`` or ``lbfgs``.
+        seed: of the run.
     """
 
     loss: TracerLoss
-    l2_sp: float
-    cross_frobenius: float
+    weights: Mapping[str, float]
     kernel: Kernel
     momentum: float
     update_every: int
     weighting: str
-    alpha: float
+    tokenize: Tokenize | None = None
+    prompts: Sequence[Sequence[str]] = ()
+    anchors: Any = None  # typed in arf.py, which imports this file
+    examples: Examples | None = None
+    probe: str = "sgd"
+    seed: int = 0
+
+
+Build = Callable[[Ingredients], Method]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,20 +105,36 @@ class MethodInfo:
 
     Args:
         name: as given on the command line.
+        family: ``cross-entropy``, ``contrastive`` or ``weight space``.
         paper: authors, venue, arXiv number.
         year: of the paper.
         summary: one sentence.
         cost: per pair and step, in forwards of the image tower; tau is a text forward in that unit.
         extra_data: what the method needs beside image-text pairs.
         uses: the options it reads, as ``group.name``.
-        build: ingredients to method.
+        strength: the option that says how strongly it holds to the pretrained model; empty if none does.
+        kernel: rule of its averaged model, from its ingredients; ``None`` without one.
+        copies: models that it keeps beside the student.
+        head: whether a class head is trained on the labels, and the text tower stays.
+        folded: how the head starts, see `tracerft.models.head.attach_head`.
+        trains: whether there are optimiser steps; without, all happens at the start.
+        build: ingredients to method; ``None`` for one that does not train, see ``how``.
+        how: for a method that does not train, the command that makes it.
     """
 
     name: str
+    family: str
     paper: str
     year: int
     summary: str
     cost: str
-    extra_data: str
-    uses: tuple[str, ...]
-    build: Callable[[Ingredients], Method]
+    extra_data: str = "none"
+    uses: tuple[str, ...] = ()
+    strength: str = ""
+    kernel: Callable[[Ingredients], Kernel] | None = None
+    copies: int = 0
+    head: bool = False
+    folded: bool = True
+    trains: bool = True
+    build: Build | None = None
+    how: str = ""

@@ -1,96 +1,60 @@
 """Contrastive finetuning: FLYP, with L2-SP as an option, and WiSE-FT, which interpolates its result."""
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tracerft.averaging import interpolate
-from tracerft.errors import ArgumentError
-from tracerft.losses import cross_frobenius, l2_sp, pair_loss
-from tracerft.models.effective import unadapted
+from tracerft.losses import cross_frobenius, pair_loss
+from tracerft.methods.base import Ingredients, Method, MethodInfo
+from tracerft.methods.finetuning import Finetuning, Weighted, frozen_copy
 from tracerft.models.encoder import projections
-from tracerft.models.lora import without_lora
 from tracerft.types import Batch, Embeddings, LossTerms
 
 
-class Contrastive:
+class Contrastive(Finetuning):
     """The pretraining loss on the pairs (FLYP, Goyal et al. 2023): InfoNCE, or for SigLIP the sigmoid loss.
 
     Args:
         name: as in the METHODS table.
         targets: how equal captions in a batch count, see `pair_loss`.
-        l2_sp_weight: lambda >= 0 of (lambda/2) ||theta - theta_0||^2 over what trains, the logit scale
-            left out.
+        l2_sp_weight: as for `Finetuning`.
         cross_frobenius_weight: coefficient >= 0 of ||P_I P_T^T||_F.
+        coefficients: as for `Finetuning`.
     """
 
     def __init__(
-        self, name: str, *, targets: str = "diagonal", l2_sp_weight: float = 0.0, cross_frobenius_weight: float = 0.0
+        self,
+        name: str,
+        *,
+        targets: str = "diagonal",
+        l2_sp_weight: float = 0.0,
+        cross_frobenius_weight: float = 0.0,
+        coefficients: Mapping[str, float] | None = None,
     ) -> None:
-        for option, value in (("loss.l2_sp", l2_sp_weight), ("loss.cross_frobenius", cross_frobenius_weight)):
-            if not (0.0 <= value < float("inf")):
-                raise ArgumentError(f"`{option}` must be a finite number >= 0; got {value}; 0 turns the term off")
-        self.name = name
+        checked = {"loss.cross_frobenius": cross_frobenius_weight, **(coefficients or {})}
+        super().__init__(name, l2_sp_weight=l2_sp_weight, coefficients=checked)
         self.targets = targets
-        self.l2_sp_weight = l2_sp_weight
         self.cross_frobenius_weight = cross_frobenius_weight
-        self._anchors: dict[str, Tensor] = {}
 
     def start(self, model: nn.Module, total_steps: int) -> None:
-        """Remember the pretrained weights if the penalty needs them."""
-        self._model = model
-        if self.l2_sp_weight > 0:
-            self._anchors = {name: p.detach().clone() for name, p in self._penalised(model).items()}
+        """Remember what the penalties need."""
+        super().start(model, total_steps)
         if self.cross_frobenius_weight > 0:
             projections(model)  # fails now rather than after the first batch
-
-    @staticmethod
-    def _penalised(model: nn.Module) -> dict[str, Tensor]:
-        return {
-            n: p
-            for n, p in model.named_parameters()
-            if p.requires_grad and not n.endswith(("logit_scale", "logit_bias"))
-        }
-
-    def references(self) -> Mapping[str, nn.Module]:
-        """None: the loss reads the student alone."""
-        return {}
 
     def objective(self, student: Embeddings, references: Mapping[str, Embeddings], batch: Batch) -> LossTerms:
         """InfoNCE of the batch."""
         loss = pair_loss(student, self.targets, batch.caption_ids)
         return LossTerms(loss, {"contrastive": loss.detach()})
 
-    def penalty(self, model: nn.Module) -> LossTerms | None:
+    def penalty_terms(self, model: nn.Module) -> Weighted:
         """L2-SP and cross-Frobenius terms, those with a weight above 0."""
-        terms: dict[str, tuple[float, Tensor]] = {}
-        if self.l2_sp_weight > 0:
-            terms["l2_sp"] = (self.l2_sp_weight, l2_sp(self._penalised(model), self._anchors))
+        terms = dict(super().penalty_terms(model))
         if self.cross_frobenius_weight > 0:
             terms["cross_frobenius"] = (self.cross_frobenius_weight, cross_frobenius(*projections(model)))
-        if not terms:
-            return None
-        total = torch.stack([weight * value for weight, value in terms.values()]).sum()
-        return LossTerms(total, {name: value.detach() for name, (_, value) in terms.items()})
-
-    def after_step(self, model: nn.Module) -> None:
-        """Nothing."""
-
-    def models(self) -> Mapping[str, nn.Module]:
-        """The student, adapters merged."""
-        return {"student": without_lora(self._model)}
-
-    def state_dict(self) -> dict[str, Any]:
-        """The anchors, so that a resumed run never depends on the pretrained file still being there."""
-        return {"anchors": dict(self._anchors)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put the anchors back."""
-        for name, value in state.get("anchors", {}).items():
-            self._anchors[name].copy_(value)
+        return terms
 
 
 class WiseFT(Contrastive):
@@ -108,11 +72,11 @@ class WiseFT(Contrastive):
     def start(self, model: nn.Module, total_steps: int) -> None:
         """Keep the pretrained model."""
         super().start(model, total_steps)
-        self._pretrained = copy.deepcopy(unadapted(model)).requires_grad_(False)
+        self._pretrained = frozen_copy(model)
 
     def models(self) -> Mapping[str, nn.Module]:
         """The finetuned model and the interpolated one."""
-        student = without_lora(self._model)
+        student = super().models()["student"]
         merged = interpolate(self._pretrained, student, self.alpha)
         return {"student": student, f"student-wise-{self.alpha:.2f}": merged}
 
@@ -123,3 +87,57 @@ class WiseFT(Contrastive):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put the pretrained state back."""
         self._pretrained.load_state_dict(state["pretrained"])
+
+
+USES = ("loss.targets", "loss.cross_frobenius")
+COST = "3 (1 + tau)"
+
+
+def _direct(i: Ingredients) -> Method:
+    return Contrastive("flyp", targets=i.loss.targets, cross_frobenius_weight=i.weights["cross_frobenius"])
+
+
+def _l2_sp(i: Ingredients) -> Method:
+    pull, cross = i.weights["l2_sp"], i.weights["cross_frobenius"]
+    return Contrastive("contrastive_l2_sp", targets=i.loss.targets, l2_sp_weight=pull, cross_frobenius_weight=cross)
+
+
+def _wise_ft(i: Ingredients) -> Method:
+    alpha, cross = i.weights["alpha"], i.weights["cross_frobenius"]
+    return WiseFT(alpha=alpha, targets=i.loss.targets, cross_frobenius_weight=cross)
+
+
+ROWS = (
+    MethodInfo(
+        name="flyp",
+        family="contrastive",
+        paper="Goyal, Kumar, Garg, Kolter, Raghunathan, CVPR 2023, arXiv 2212.00638",
+        year=2023,
+        summary="Direct contrastive finetuning: the pretraining loss on the new pairs, nothing else.",
+        cost=COST,
+        uses=USES,
+        build=_direct,
+    ),
+    MethodInfo(
+        name="contrastive_l2_sp",
+        family="contrastive",
+        paper="Li, Grandvalet, Davoine, ICML 2018, arXiv 1802.01483",
+        year=2018,
+        summary="Direct finetuning with a quadratic pull of the weights towards the pretrained ones.",
+        cost=COST,
+        uses=(*USES, "loss.l2_sp"),
+        strength="loss.l2_sp",
+        build=_l2_sp,
+    ),
+    MethodInfo(
+        name="wise_ft",
+        family="weight space",
+        paper="Wortsman et al., CVPR 2022, arXiv 2109.01903",
+        year=2022,
+        summary="Direct finetuning, then a straight line in weight space between pretrained and finetuned.",
+        cost=COST,
+        uses=(*USES, "teacher.alpha"),
+        copies=1,
+        build=_wise_ft,
+    ),
+)

@@ -4,13 +4,15 @@ They differ in the rule by which the teacher follows the student, and in nothing
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import nn
 
-from tracerft.averaging import Teacher
+from tracerft.averaging import Kernel, Teacher, exponential_kernel, frozen_kernel
 from tracerft.losses import TracerLoss
-from tracerft.methods.contrastive import Contrastive
+from tracerft.methods.base import Ingredients, Method, MethodInfo
+from tracerft.methods.contrastive import USES, Contrastive
 from tracerft.models.effective import effective, unadapted
 from tracerft.types import Batch, Embeddings, LossTerms
 
@@ -67,3 +69,74 @@ class SelfDistillation(Contrastive):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put the teacher back; another kernel or length is an error."""
         self.teacher.load_state_dict(state["teacher"])
+
+
+COST = "4 (1 + tau)"
+DISTILLATION = (*USES, "loss.sd_weight", "loss.fd", "loss.crd", "loss.icl", "loss.cross_kd")
+CLOCK = ("teacher.update_every", "teacher.weighting")
+
+
+def wma_kernel(i: Ingredients) -> Kernel:
+    """Beta(a, b) on normalised time."""
+    return i.kernel
+
+
+def ema_kernel(i: Ingredients) -> Kernel:
+    """A constant momentum."""
+    return exponential_kernel(i.momentum)
+
+
+def static_kernel(i: Ingredients) -> Kernel:
+    """The pretrained model for ever."""
+    return frozen_kernel()
+
+
+def make_teacher(i: Ingredients, kernel: Kernel) -> Callable[[nn.Module, int], Teacher]:
+    """How a teacher of this kernel is built once model and length are known."""
+    return lambda model, steps: Teacher(model, steps, kernel, i.update_every, i.weighting)
+
+
+def _distil(name: str, kernel: Callable[[Ingredients], Kernel], i: Ingredients) -> Method:
+    teacher = make_teacher(i, kernel(i))
+    return SelfDistillation(name, loss=i.loss, teacher=teacher, cross_frobenius_weight=i.weights["cross_frobenius"])
+
+
+def _row(name: str, kernel: Callable[[Ingredients], Kernel], **fields: Any) -> MethodInfo:
+    return MethodInfo(
+        name=name,
+        family="contrastive",
+        cost=COST,
+        strength="loss.sd_weight",
+        kernel=kernel,
+        copies=1,
+        build=partial(_distil, name, kernel),
+        **fields,
+    )
+
+
+ROWS = (
+    _row(
+        "sd_static",
+        static_kernel,
+        paper="Asadollahzadeh, Liu, Leckie, Erfani, ICML 2026, arXiv 2605.29380 (control)",
+        year=2026,
+        summary="The four distillation losses of TRACER against the frozen pretrained model.",
+        uses=DISTILLATION,
+    ),
+    _row(
+        "sd_ema",
+        ema_kernel,
+        paper="Tarvainen, Valpola, NeurIPS 2017, arXiv 1703.01780 (teacher)",
+        year=2017,
+        summary="The four distillation losses of TRACER against an exponential moving average of the student.",
+        uses=(*DISTILLATION, *CLOCK, "teacher.momentum"),
+    ),
+    _row(
+        "tracer",
+        wma_kernel,
+        paper="Asadollahzadeh, Liu, Leckie, Erfani, ICML 2026, arXiv 2605.29380",
+        year=2026,
+        summary="The four distillation losses against the weighted moving average of the whole trajectory.",
+        uses=(*DISTILLATION, *CLOCK, "teacher.a", "teacher.b"),
+    ),
+)

@@ -73,14 +73,20 @@ def effective_state(model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
+def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """What training moves, with gradient, by its plain name: of an adapted weight what its adapters add to it."""
+    plain = {name: p for name, p in model.named_parameters() if p.requires_grad and ".lora_" not in name}
+    return plain | {name: delta for name, delta in _deltas(model).items() if delta.requires_grad}
+
+
 def _deltas(model: nn.Module) -> dict[str, Tensor]:
-    """alpha/r B A by the plain name of the weight that it is added to."""
+    """alpha/r B A by the plain name of the weight that it is added to, with gradient."""
     found = {}
     for name, module in model.named_modules():
         if hasattr(module, "lora_A"):
             fused = isinstance(module.get_base_layer(), nn.MultiheadAttention)
             weight = _plain(f"{name}.{'in_proj_weight' if fused else 'weight'}")
-            found[weight] = module.get_delta_weight(ADAPTER).detach()
+            found[weight] = module.get_delta_weight(ADAPTER)
     return found
 
 

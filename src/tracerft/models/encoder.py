@@ -137,14 +137,24 @@ def embed(model: nn.Module, batch: Batch) -> Embeddings:
     """Embed a batch; captions that occur more than once are encoded once, and padding is cut where that is exact.
 
     Returns:
-        Unit-norm `Embeddings` with image and text ``(N, D)``.
+        Unit-norm `Embeddings` with image and text ``(N, D)``. Of a model with a class head, ``text`` are the head's
+        rows ``(C, D)``, with its scale and its bias ``(C,)``, and no caption is encoded.
     """
-    _, first, inverse = _distinct(batch.caption_ids)
-    tokens = trim(model, batch.tokens[first])
-    text = model.encode_text(tokens, normalize=True)  # type: ignore[operator]
+    head = getattr(model, "class_head", None)
+    if head is not None:
+        image = model.encode_image(batch.images, normalize=True)  # type: ignore[operator]
+        return Embeddings(image, head.weight, head.scale, head.bias)
+    text = embed_captions(model, batch.tokens, batch.caption_ids)
     image = model.encode_image(batch.images, normalize=True)  # type: ignore[operator]
     bias = getattr(model, "logit_bias", None)
-    return Embeddings(image, text[inverse], model.logit_scale.exp(), bias)  # type: ignore[operator]
+    return Embeddings(image, text, model.logit_scale.exp(), bias)  # type: ignore[operator]
+
+
+def embed_captions(model: nn.Module, tokens: Tensor, caption_ids: Tensor) -> Tensor:
+    """Unit-norm ``(N, D)`` embeddings of ``(N, L)`` tokens; rows with equal ids are encoded once."""
+    _, first, inverse = _distinct(caption_ids)
+    text: Tensor = model.encode_text(trim(model, tokens[first]), normalize=True)  # type: ignore[operator]
+    return text[inverse]
 
 
 def text_lengths(model: nn.Module, tokens: Tensor) -> Tensor:

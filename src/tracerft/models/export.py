@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tracerft.errors import ArgumentError, DataError, MissingExtraError, one_of
+from tracerft.errors import ArgumentError, DataError, MissingExtraError, TracerftError, one_of
 from tracerft.models.encoder import LoadedModel
 from tracerft.models.lora import without_lora
 from tracerft.models.probe import example_input
@@ -93,10 +93,15 @@ def _to_onnx(loaded: LoadedModel, out: Path) -> Path:
     images, tokens = example_input(model, 2)
     out.mkdir(parents=True, exist_ok=True)
     towers = ((IMAGE_GRAPH, "encode_image", "image", images), (TEXT_GRAPH, "encode_text", "text", tokens))
-    for file, method, name, given in towers:
-        tower = _Tower(model, method)
-        _write_graph(tower, given, name, out / file)
-        _check_graph(runtime, out / file, tower, given)
+    try:
+        for file, method, name, given in towers:
+            tower = _Tower(model, method)
+            _write_graph(tower, given, name, out / file, loaded.source)
+            _check_graph(runtime, out / file, tower, given)
+    except TracerftError:  # the folder was new or empty, and half an export is none
+        for written in out.iterdir():
+            written.unlink()
+        raise
     bias = getattr(model, "logit_bias", None)
     description = {
         "source": loaded.source,
@@ -109,19 +114,26 @@ def _to_onnx(loaded: LoadedModel, out: Path) -> Path:
     return out
 
 
-def _write_graph(tower: nn.Module, given: Tensor, name: str, path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter, about its own parts; the result is checked by running it
-        torch.onnx.export(
-            tower,
-            (given,),
-            path,
-            input_names=[name],
-            output_names=[f"{name}_features"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            dynamo=True,
-            verbose=False,
-        )
+def _write_graph(tower: _Tower, given: Tensor, name: str, path: Path, source: str) -> None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter, about its own parts; the result is checked by running it
+            torch.onnx.export(
+                tower,
+                (given,),
+                path,
+                input_names=[name],
+                output_names=[f"{name}_features"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as error:  # whatever the model's code or the exporter stumbles over; they share no base
+        reason = " ".join(str(error.__cause__ or error).split())[:200]  # the exporter's own text is a page of advice
+        raise ArgumentError(
+            f"`to` onnx does not fit {source}: PyTorch's exporter cannot turn its {tower.method} into a graph "
+            f"({reason}); use open_clip or hf, or another version of torch"
+        ) from error
 
 
 def _check_graph(runtime: Any, path: Path, tower: _Tower, given: Tensor) -> None:

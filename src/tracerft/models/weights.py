@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tracerft.errors import ArgumentError, DataError, MissingExtraError, did_you_mean
-from tracerft.models.encoder import LoadedModel
+from tracerft.models.encoder import LoadedModel, Origin
+from tracerft.models.head import head_aside, load_head, save_head
 from tracerft.models.lora import without_lora
 from tracerft.models.tiny import TinyConfig, TinyDualEncoder, tokenize
 
@@ -65,9 +66,18 @@ def save_model(model: nn.Module, folder: Path | str, *, architecture: str | None
         )
     model, folder = without_lora(model), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    with head_aside(model) as head:
+        _write(model, folder, origin)
+    if head is not None:
+        save_head(head, folder)
+    return folder
+
+
+def _write(model: nn.Module, folder: Path, origin: Origin | None) -> None:
+    """The dual encoder alone, as its family writes it."""
     if origin is None:
         save_tensors(folder / WEIGHTS, model.state_dict())
-        (folder / CONFIG).write_text(json.dumps(describe(), indent=2) + "\n")  # type: ignore[misc]
+        (folder / CONFIG).write_text(json.dumps(model.describe(), indent=2) + "\n")  # type: ignore[operator]
     elif origin.family == "open_clip":
         from tracerft.models import open_clip
 
@@ -76,7 +86,6 @@ def save_model(model: nn.Module, folder: Path | str, *, architecture: str | None
         from tracerft.models.hf import write_hf
 
         write_hf(model, origin, folder)  # type: ignore[arg-type]
-    return folder
 
 
 def _tiny(description: Mapping[str, Any], tensors: Mapping[str, Tensor] | None, seed: int, source: str) -> LoadedModel:
@@ -142,18 +151,29 @@ def _of_family(family: str, name: str, seed: int) -> LoadedModel:
 
 def _from_folder(folder: Path) -> LoadedModel:
     for candidate in (folder, folder / "student"):
-        if (candidate / CONFIG).is_file():
-            return _described(candidate, str(folder))
-        if (candidate / "open_clip_config.json").is_file():
-            return _of_family("open_clip", f"local-dir:{candidate}", 0)
-        if (candidate / "config.json").is_file():
-            return _of_family("hf", str(candidate), 0)
+        loaded = _from_files(candidate, str(folder))
+        if loaded is not None:
+            head = load_head(candidate)
+            if head is not None:
+                loaded.model.class_head = head
+            return loaded
     what = "is a folder without a finished model" if folder.is_dir() else "is neither a known name nor a folder"
     near = did_you_mean(str(folder), NAMES)
     raise ArgumentError(
         f"`model` {str(folder)!r} {what}; expected {', '.join(NAMES)}, open_clip:ARCH/PRETRAINED, hf:NAME, or a run or "
         f"model folder{near}"
     )
+
+
+def _from_files(folder: Path, source: str) -> LoadedModel | None:
+    """The model in a folder, by the file that tells its family; ``None`` if there is no such file."""
+    if (folder / CONFIG).is_file():
+        return _described(folder, source)
+    if (folder / "open_clip_config.json").is_file():
+        return _of_family("open_clip", f"local-dir:{folder}", 0)
+    if (folder / "config.json").is_file():
+        return _of_family("hf", str(folder), 0)
+    return None
 
 
 def _described(folder: Path, source: str) -> LoadedModel:

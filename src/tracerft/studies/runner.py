@@ -2,12 +2,13 @@
 
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -16,11 +17,12 @@ from tracerft.config import FinetuneConfig, read_config
 from tracerft.errors import ArgumentError, RunFolderError
 from tracerft.evaluation.suite import evaluate_models
 from tracerft.models.weights import load_model
-from tracerft.reports.record import environment, write_json
+from tracerft.reports.record import environment, read_json, write_json
 from tracerft.reports.study import write_study_report
 from tracerft.sources import read_parts
 
 Progress = Callable[[int, int, str], None]
+K = TypeVar("K")
 
 
 def finish(config: FinetuneConfig, read: ReadParts = read_parts) -> Run:
@@ -61,22 +63,52 @@ def run_all(
 
     Returns:
         The runs in the order of ``configs``.
+
+    Raises:
+        RunFolderError: if a process was killed from outside.
     """
     if workers < 1:
         raise ArgumentError(f"`workers` must be at least 1; got {workers}")
     if progress:
         progress(0, len(configs), "")
+    done = 0
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        waiting = [pool.submit(_worker, config, read) for config in configs]
         try:
-            for done, future in enumerate(as_completed(waiting), start=1):
+            waiting = [pool.submit(_worker, config, read) for config in configs]
+            for future in as_completed(waiting):
                 out = future.result()
+                done += 1
                 if progress:
                     progress(done, len(configs), Path(out).name)
+        except BrokenProcessPool as error:
+            raise RunFolderError(
+                f"{Path(configs[0].out).parent}: a process was killed from outside, often for want of memory, after "
+                f"{done} of {len(configs)} runs; finished runs are kept and the same command goes on from them; take "
+                "fewer --workers if it happens again"
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return [finish(config, read) for config in configs]
+
+
+def finished_runs(configs: Mapping[K, FinetuneConfig]) -> dict[K, Run]:
+    """Those runs that are finished in their folders; none is started."""
+    done = {key: c for key, c in configs.items() if (Path(c.out) / "record.json").is_file()}
+    return {key: finish(config) for key, config in done.items()}
+
+
+def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What a JSON file holds, made and written first if it is not there."""
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, make())
+    return read_json(path, f"remove {path} and run the study again")
+
+
+def path_results(run: Run, points: int, read: ReadParts) -> dict[str, dict[str, Any]]:
+    """`evaluate_path`, kept in the run's folder."""
+    return kept(run.folder / f"path-{points}.json", lambda: evaluate_path(run, points, read))
 
 
 def evaluate_path(run: Run, points: int, read: ReadParts) -> dict[str, dict[str, Any]]:

@@ -7,23 +7,23 @@ chosen at seed 0 on held-out training things of the finetuned style; the chosen 
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from tracerft.api import Run
 from tracerft.averaging import Clock, beta_kernel, exponential_kernel, final_pretrained_weight
-from tracerft.config import FinetuneConfig, LossConfig, TeacherConfig, TrainConfig
+from tracerft.config import FinetuneConfig, TrainConfig
 from tracerft.errors import one_of
 from tracerft.models.weights import save_model
 from tracerft.reports.figures import bars, front, grouped_bars
 from tracerft.studies.results import Key, figure_claim, paired_claim, rows_of, select, write_figures
-from tracerft.studies.runner import Progress, evaluate_path, run_all, write_study
+from tracerft.studies.runner import Progress, path_results, run_all, write_study
 from tracerft.studies.shift_data import ALIGNED, domains, is_emoji, parts
 from tracerft.studies.shift_start import shift_start
+from tracerft.studies.worlds import EMA_HALF_LIFE, World, momentum
 
-EMA_HALF_LIFE = 0.14  # of T
 STRENGTHS = (0.3, 0.9, 3.0, 10.0, 30.0)
 L2_STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0)
 FD_WEIGHTS = (3.0, 10.0, 30.0)  # of FD within the four terms, at sd_weight 0.9; 1 is TRACER itself
@@ -42,14 +42,16 @@ class Arm:
 
 
 ARMS: dict[str, Arm] = {
-    "direct": Arm("direct finetuning", "flyp"),
-    "l2-sp": Arm("L2-SP", "contrastive_l2_sp", "l2_sp", L2_STRENGTHS),
-    "static": Arm("static teacher", "sd_static", "sd_weight", STRENGTHS),
-    "ema": Arm("EMA teacher", "sd_ema", "sd_weight", STRENGTHS),
+    "flyp": Arm("direct finetuning", "flyp"),
+    "contrastive_l2_sp": Arm("L2-SP", "contrastive_l2_sp", "l2_sp", L2_STRENGTHS),
+    "sd_static": Arm("static teacher", "sd_static", "sd_weight", STRENGTHS),
+    "sd_ema": Arm("EMA teacher", "sd_ema", "sd_weight", STRENGTHS),
     "tracer": Arm("TRACER", "tracer", "sd_weight", STRENGTHS),
     "tracer-fd": Arm("TRACER, weight of FD", "tracer", "fd", FD_WEIGHTS),
 }
-LABELS = {"start": "start", "direct": "", "l2-sp": "", "wise-ft": "WiSE-FT"} | {k: arm.label for k, arm in ARMS.items()}
+LABELS = {"zero_shot": "start", "flyp": "", "contrastive_l2_sp": "", "wise_ft": "WiSE-FT"} | {
+    k: arm.label for k, arm in ARMS.items()
+}
 COLUMNS: list[dict[str, Any]] = [
     {"key": "in_style", "label": "Finetuned style", "unit": "%", "better": "higher"},
     {"key": "ood", "label": "Other styles", "unit": "%", "better": "higher"},
@@ -97,33 +99,67 @@ def run(
     Returns:
         Path of the report.
     """
-    started, names = time.perf_counter(), domains(data)
-    style = style or names[0]
-    one_of("style", style, tuple(names))
-    starts = _starts(out, data, model, seeds)
-    train = TrainConfig(steps=steps, batch_size=batch_size, lr=lr, device="cpu", checkpoint_every=0)
-    base = FinetuneConfig(model=starts[0], data=str(data / style), out=str(out), train=train)
-    first = {(k, s, 0): _config(base, k, s, starts[0], 0) for k, arm in ARMS.items() for s in arm.strengths}
+    started = time.perf_counter()
+    here = world(out, data=data, style=style, model=model, steps=steps, batch_size=batch_size, lr=lr, seeds=seeds)
+    first = {(k, s, 0): _config(here, k, s, 0) for k, arm in ARMS.items() for s in arm.strengths}
     results = _results(dict(zip(first, run_all(list(first.values()), workers, progress, parts), strict=True)))
     chosen = select(results)
-    later = {
-        (k, chosen[k], seed): _config(base, k, chosen[k], starts[seed], seed) for k in ARMS for seed in range(1, seeds)
-    }
+    later = {(k, chosen[k], seed): _config(here, k, chosen[k], seed) for k in ARMS for seed in range(1, seeds)}
     if later:
         results |= _results(dict(zip(later, run_all(list(later.values()), workers, progress, parts), strict=True)))
     rows = rows_of(results, COLUMNS, LABELS, _shares(steps), chosen)
     claims = _claims(rows)
     study = {
         "study": "shift",
-        "title": f"Shift study: finetuned on {style}, tested in every style",
-        "headline": _headline(rows, claims, style, len(names), seeds),
-        "settings": _settings(base, style, seeds, is_emoji(data)),
+        "title": here.title,
+        "headline": _headline(rows, claims, Path(here.base.data).name, len(domains(data)), seeds),
+        "settings": here.settings,
         "columns": COLUMNS,
         "rows": rows,
         "claims": claims,
         "figures": _figures(out, rows),
     }
     return write_study(out, study, command, started)
+
+
+def world(
+    out: Path,
+    *,
+    data: Path,
+    style: str | None = None,
+    model: str = "mini:lite0-minilm@96",
+    steps: int = 150,
+    batch_size: int = 32,
+    lr: float = 1e-4,
+    seeds: int = 1,
+) -> World:
+    """The setting of the study, for this and other comparisons; see `run` for the arguments."""
+    names = domains(data)
+    style = style or names[0]
+    one_of("style", style, tuple(names))
+    starts = _starts(out, data, model, seeds)
+    train = TrainConfig(steps=steps, batch_size=batch_size, lr=lr, device="cpu", checkpoint_every=0)
+    settings = {
+        "finetuned style": style,
+        "steps": steps,
+        "batch size": batch_size,
+        "lr": lr,
+        "seeds": seeds,
+        "start": "mini, aligned on emoji names and ImageNet classes, one a seed" if is_emoji(data) else model,
+        "selection": "highest mean accuracy on held-out training things (classes and names), seed 0",
+        "EMA half-life": f"{EMA_HALF_LIFE} T",
+    }
+    return World(
+        title=f"Shift study: finetuned on {style}, tested in every style",
+        base=FinetuneConfig(model=starts[0], data=str(data / style), out=str(out), train=train),
+        starts=starts,
+        columns=COLUMNS,
+        axes=("in_style", "ood"),
+        measures=lambda results, start: measures(results),
+        settings=settings,
+        read=parts,
+        without={"arf": "there is no pool that holds none of the test images"},
+    )
 
 
 def _starts(out: Path, data: Path, model: str, seeds: int) -> list[str]:
@@ -139,27 +175,10 @@ def _starts(out: Path, data: Path, model: str, seeds: int) -> list[str]:
     return [str(folder) for folder in folders]
 
 
-def _config(base: FinetuneConfig, key: str, strength: float, start: str, seed: int) -> FinetuneConfig:
+def _config(here: World, key: str, strength: float, seed: int) -> FinetuneConfig:
     arm = ARMS[key]
-    loss = LossConfig(targets="multi_positive", **arm.loss)
-    if arm.option is not None:
-        loss = replace(loss, **{arm.option: strength})  # type: ignore[arg-type]
-    teacher = TeacherConfig()
-    if arm.method == "sd_ema":
-        teacher = TeacherConfig(momentum=_momentum(base.train.steps or 1))
-    return replace(
-        base,
-        model=start,
-        out=str(Path(base.out) / "runs" / f"{key}-{strength:g}-seed{seed}"),
-        method=arm.method,
-        loss=loss,
-        teacher=teacher,
-        train=replace(base.train, seed=seed),
-    )
-
-
-def _momentum(steps: int) -> float:
-    return float(0.5 ** (1.0 / (EMA_HALF_LIFE * steps)))
+    option = None if arm.option is None else (f"loss.{arm.option}", strength)
+    return here.config(key, arm.method, option, seed, **arm.loss)
 
 
 def measures(results: Mapping[str, Any]) -> dict[str, float]:
@@ -189,18 +208,18 @@ def _results(runs: Mapping[Key, Run]) -> dict[Key, dict[str, float]]:
         if "teacher" in one.results:
             teacher = measures(one.results["teacher"])
             found[key] |= {f"teacher_{m}": teacher[m] for m in ("in_style", "ood", "retention") if m in teacher}
-        if key[0] == "direct":
-            found["start", 0.0, key[2]] = measures(one.results["pretrained"])
-            for name, results in evaluate_path(one, ALPHAS, parts).items():
-                found["wise-ft", float(name.rpartition("-")[2]), key[2]] = measures(results)
+        if key[0] == "flyp":
+            found["zero_shot", 0.0, key[2]] = measures(one.results["pretrained"])
+            for name, results in path_results(one, ALPHAS, parts).items():
+                found["wise_ft", float(name.rpartition("-")[2]), key[2]] = measures(results)
     return found
 
 
 def _shares(steps: int) -> dict[str, float]:
     clock = Clock(steps)
     arcsine = 100 * final_pretrained_weight(beta_kernel(0.5, 0.5), clock)
-    ema = 100 * final_pretrained_weight(exponential_kernel(_momentum(steps)), clock)
-    return {"static": 100.0, "ema": ema, "tracer": arcsine, "tracer-fd": arcsine}
+    ema = 100 * final_pretrained_weight(exponential_kernel(momentum(steps)), clock)
+    return {"sd_static": 100.0, "sd_ema": ema, "tracer": arcsine, "tracer-fd": arcsine}
 
 
 # First does better than second on a measure; what the paper says, in its own setting, of such pairs.
@@ -209,20 +228,20 @@ PAIRS = (
         "tracer-learns",
         "TRACER gains as much on the finetuned style as direct finetuning",
         "tracer",
-        "direct",
+        "flyp",
         "in_style",
         1.5,
     ),
-    ("tracer-shift", "TRACER is better under shift than direct finetuning", "tracer", "direct", "ood", 0.0),
-    ("tracer-retains", "TRACER keeps more names than direct finetuning", "tracer", "direct", "retention", 0.0),
-    ("tracer-static", "TRACER is better under shift than the static teacher", "tracer", "static", "ood", 0.0),
-    ("tracer-ema", "TRACER is better under shift than the EMA teacher", "tracer", "ema", "ood", 0.0),
-    ("tracer-wise", "TRACER is better under shift than WiSE-FT", "tracer", "wise-ft", "ood", 0.0),
-    ("tracer-l2", "TRACER is better under shift than L2-SP", "tracer", "l2-sp", "ood", 0.0),
+    ("tracer-shift", "TRACER is better under shift than direct finetuning", "tracer", "flyp", "ood", 0.0),
+    ("tracer-retains", "TRACER keeps more names than direct finetuning", "tracer", "flyp", "retention", 0.0),
+    ("tracer-static", "TRACER is better under shift than the static teacher", "tracer", "sd_static", "ood", 0.0),
+    ("tracer-ema", "TRACER is better under shift than the EMA teacher", "tracer", "sd_ema", "ood", 0.0),
+    ("tracer-wise", "TRACER is better under shift than WiSE-FT", "tracer", "wise_ft", "ood", 0.0),
+    ("tracer-l2", "TRACER is better under shift than L2-SP", "tracer", "contrastive_l2_sp", "ood", 0.0),
     (
         "tracer-ece",
         "TRACER is better calibrated under shift than direct finetuning",
-        "direct",
+        "flyp",
         "tracer",
         "ece_ood",
         0.0,
@@ -233,8 +252,8 @@ PAIRS = (
 def _claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     at = {row["id"]: row for row in rows if row["selected"]}
     found = []
-    if at["start"]["retention"] is not None:
-        lost = at["start"]["retention"]["mean"] - at["direct"]["retention"]["mean"]
+    if at["zero_shot"]["retention"] is not None:
+        lost = at["zero_shot"]["retention"]["mean"] - at["flyp"]["retention"]["mean"]
         cell, text = {"mean": lost}, "direct finetuning forgets: names kept fall"
         found.append(figure_claim("direct-forgets", text, cell, ">", 30.0, "points lost; the bar is 30"))
     for name, text, better, worse, measure, slack in PAIRS:
@@ -259,30 +278,17 @@ def _headline(
     return [
         f"{len(at) - 1} ways to finetune a small dual encoder on {style} were compared in {number} styles, "
         f"with {seeds} seed{'s' if seeds > 1 else ''} at the selected strengths.",
-        "; ".join(says(key) for key in ("start", "direct", "tracer")) + ".",
+        "; ".join(says(key) for key in ("zero_shot", "flyp", "tracer")) + ".",
         f"Of {len(claims)} claims {len(held)} held and {len(failed)} did not"
         + (f" ({', '.join(failed)})" if failed else "")
         + f"; {len(claims) - len(held) - len(failed)} stayed open.",
     ]
 
 
-def _settings(base: FinetuneConfig, style: str, seeds: int, emoji: bool) -> dict[str, Any]:
-    return {
-        "finetuned style": style,
-        "steps": base.train.steps,
-        "batch size": base.train.batch_size,
-        "lr": base.train.lr,
-        "seeds": seeds,
-        "start": "mini, aligned on emoji names and ImageNet classes, one a seed" if emoji else base.model,
-        "selection": "highest mean accuracy on held-out training things (classes and names), seed 0",
-        "EMA half-life": f"{EMA_HALF_LIFE} T",
-    }
-
-
 def _figures(out: Path, rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     chosen = [row for row in rows if row["selected"]]
-    varied = [row for row in rows if row["id"] != "start"]
-    start = next(row for row in chosen if row["id"] == "start")
+    varied = [row for row in rows if row["id"] != "zero_shot"]
+    start = next(row for row in chosen if row["id"] == "zero_shot")
     line = "A line is a method over its strengths, a star its selected one; up and to the right is better."
     style, others, kept = "finetuned style, accuracy in %", "other styles, accuracy in %", "names kept, in %"
     both = [("in_style", "finetuned style"), ("ood", "other styles"), ("retention", "names kept")]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracerft.config import FinetuneConfig
+from tracerft.data.anchors import Anchors
 from tracerft.data.manifest import Manifest, read_manifest
 from tracerft.data.pairs import ImagePairs
 from tracerft.data.prompts import class_captions
@@ -20,7 +21,7 @@ from tracerft.data.splits import LabelledImages
 from tracerft.data.suite import Split, Suite, of_manifest
 from tracerft.errors import DataError
 from tracerft.models.encoder import LoadedModel
-from tracerft.sources import Parts, expected_collisions, image_spec
+from tracerft.sources import WITH_ANCHORS, Parts, expected_collisions, image_spec
 from tracerft.types import ImageSpec
 
 TEMPLATES = ("an emoji of {}.", "a drawing of {}.", "a small picture of {}.")
@@ -79,7 +80,21 @@ def parts(config: FinetuneConfig, loaded: LoadedModel) -> Parts:
     select_id, select_names = _test(folder, domain, held, trained, spec, names)
     selection = {"id": select_id} | ({} if select_names is None else {"names": select_names})
     suite = Suite(id_split, {**shifts, **named}, selection)
-    return Parts(source, suite, trained.classes, expected_collisions(source, config.train.batch_size))
+    prompts = class_captions(trained.classes, TEMPLATES)
+    collisions = expected_collisions(source, config.train.batch_size)
+    return Parts(source, suite, trained.classes, collisions, prompts, _anchors(config, source, names, ~test & ~held))
+
+
+def _anchors(
+    config: FinetuneConfig, source: ImagePairs, names: "_Names | None", rows: NDArray[np.bool_]
+) -> Anchors | None:
+    """For ARF: the names of the emoji that are trained on; there is no pool that holds none of the test images."""
+    if names is None or config.method not in WITH_ANCHORS:
+        return None
+    classes, labels = names.manifest.classes, names.manifest.labels
+    assert labels is not None  # for the type checker; emoji have names
+    captions = [(classes[labels[i]],) for i in np.flatnonzero(rows)]
+    return Anchors(captions, source.tokenize, lambda: (), seed=config.train.seed)
 
 
 def _split(number: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -18,6 +18,7 @@ from tracerft.sources import read_parts
 from tracerft.studies.results import Key, rows_of
 from tracerft.studies.runner import Progress, evaluate_path, run_all, write_study
 from tracerft.studies.toy_results import COLUMNS, claims_of, figures, headline_of, measures
+from tracerft.studies.worlds import NO_ANCHORS, World
 
 SELECTION = "highest mean of coloured and original accuracy on held-out training digits, averaged over seeds"
 
@@ -167,6 +168,35 @@ def _pretrain(out: Path, size: Size, data: str, seeds: int, workers: int, progre
     return [str(run.folder) for run in run_all(configs, workers, progress)]
 
 
+def world(
+    out: Path,
+    *,
+    size: str = "quick",
+    data: Path | None = None,
+    seeds: int = 1,
+    workers: int = 2,
+    progress: Progress | None = None,
+) -> World:
+    """The setting of the study, for other comparisons; see `run` for the arguments."""
+    one_of("size", size, tuple(SIZES))
+    chosen = SIZES[size]
+    if chosen.pretrain and data is None:
+        raise DataError(f"size {size} needs all of MNIST; give --data DIR with its IDX files")
+    source = "digits" if data is None else str(data)
+    starts = _pretrain(out, chosen, source, seeds, workers, progress)
+    base = _config(out, chosen, ARMS["direct"], 0.0, source, starts[0], 0)
+    return World(
+        title="Toy study: digits, then coloured digits",
+        base=replace(base, out=str(out)),
+        starts=starts,
+        columns=[c for c in COLUMNS if not str(c["key"]).startswith("teacher_")],
+        axes=("coloured", "original"),
+        measures=measures,
+        settings=_settings(size, chosen, seeds, data),
+        without={"arf": NO_ANCHORS, "arf_lite": NO_ANCHORS},
+    )
+
+
 def _strengths(arm: Arm, size: Size) -> tuple[float, ...]:
     if arm.strength is None:
         return (0.0,)
@@ -174,7 +204,7 @@ def _strengths(arm: Arm, size: Size) -> tuple[float, ...]:
 
 
 def _config(out: Path, size: Size, arm: Arm, strength: float, data: str, start: str, seed: int) -> FinetuneConfig:
-    loss = LossConfig(targets="multi_positive", **arm.loss)
+    loss = LossConfig(targets="multi_positive", **arm.loss)  # type: ignore[arg-type]
     if arm.strength is not None:
         loss = replace(loss, **{arm.strength: strength})  # type: ignore[arg-type]
     teacher = TeacherConfig(**arm.teacher)

@@ -16,6 +16,7 @@ from tracerft.data.sampling import batch_at, keys
 from tracerft.errors import NonFiniteError, StateError
 from tracerft.methods import Method
 from tracerft.models.encoder import embed
+from tracerft.models.features import capture
 from tracerft.training.checkpoint import (
     Checkpoint,
     join_state,
@@ -24,7 +25,7 @@ from tracerft.training.checkpoint import (
     write_checkpoint,
 )
 from tracerft.training.optim import adamw, learning_rate, load_optimizer_tensors, optimizer_tensors
-from tracerft.types import Batch
+from tracerft.types import Batch, Embeddings
 
 MAX_LOG_SCALE = math.log(100.0)  # CLIP's own clamp; a model that starts above (SigLIP) keeps its start as the cap
 
@@ -133,16 +134,16 @@ class Trainer:
     def _one_step(self) -> dict[str, float]:
         plan = self.plan
         epoch, sample_ids = batch_at(self.step, plan.seed, len(self.source), plan.batch_size)
-        batch = _to(self.source.batch(sample_ids, epoch), plan.device)
+        batch = self.source.batch(sample_ids, epoch).to(plan.device)
         rate = learning_rate(self.step, total_steps=plan.total_steps, peak=plan.lr, warmup_steps=plan.warmup_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with torch.random.fork_rng(devices=[]):  # dropout and the like: keyed by the step, never left over
             torch.manual_seed(int(keys(plan.seed, epoch, np.array([self.step]), "step")[0] >> np.uint64(1)))
             with torch.autocast(plan.device.type, torch.bfloat16, enabled=plan.autocast):
-                student = embed(self.model, batch)
+                student = self._embed(self.model, batch)
                 with torch.no_grad():
-                    references = {name: embed(m, batch) for name, m in self.method.references().items()}
+                    references = {name: self._embed(m, batch) for name, m in self.method.references().items()}
                 terms = self.method.objective(student, references, batch)
             terms.total.backward()  # type: ignore[no-untyped-call]
             penalty = self.method.penalty(self.model)
@@ -157,6 +158,14 @@ class Trainer:
         self.step += 1
         self.method.after_step(self.model)
         return {**values, "lr": rate, "epoch": epoch}
+
+    def _embed(self, model: nn.Module, batch: Batch) -> Embeddings:
+        """Embeddings, with the features of the layers that the method names."""
+        layers: tuple[str, ...] = getattr(self.method, "layers", ())
+        if not layers:
+            return embed(model, batch)
+        with capture(model, layers) as seen:
+            return replace(embed(model, batch), features=seen)
 
     def _checked(self, terms: Mapping[str, Tensor], batch: Batch) -> dict[str, float]:
         values = {name: float(value) for name, value in terms.items()}
@@ -245,10 +254,3 @@ def refuse_changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
             f"the run cannot be resumed, since {len(changed)} thing(s) changed: {'; '.join(changed)}; "
             "put them back, or start a new run in another folder"
         )
-
-
-def _to(batch: Batch, device: torch.device) -> Batch:
-    if device.type == "cpu":
-        return batch
-    moved = {name: getattr(batch, name).to(device, non_blocking=True) for name in ("images", "tokens", "caption_ids")}
-    return replace(batch, **moved)

@@ -1,0 +1,91 @@
+"""What all methods that train one student share: references, weight penalties, state."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tracerft.errors import ArgumentError
+from tracerft.losses import l2_sp
+from tracerft.models.effective import trained_tensors, unadapted
+from tracerft.models.lora import without_lora
+from tracerft.types import Batch, Embeddings, LossTerms
+
+Weighted = Mapping[str, tuple[float, Tensor]]  # by name, coefficient and value
+OUTSIDE = ("logit_scale", "logit_bias", "class_head.weight", "class_head.bias")  # not pulled to their start
+
+
+class Finetuning:
+    """A student and what holds its weights; subclasses say what it learns.
+
+    Args:
+        name: as in the METHODS table.
+        l2_sp_weight: lambda >= 0 of (lambda/2) ||theta - theta_0||^2 (Li et al. 2018) over what trains, logit scale
+            and class head left out; of adapted weights, over what the adapters add to them.
+        coefficients: other options of the method and their values, to be checked: finite and not negative.
+    """
+
+    def __init__(
+        self, name: str, *, l2_sp_weight: float = 0.0, coefficients: Mapping[str, float] | None = None
+    ) -> None:
+        for option, value in {"loss.l2_sp": l2_sp_weight, **(coefficients or {})}.items():
+            if not (0.0 <= value < float("inf")):
+                raise ArgumentError(f"`{option}` must be a finite number >= 0; got {value}; 0 turns the term off")
+        self.name = name
+        self.l2_sp_weight = l2_sp_weight
+        self._anchors: dict[str, Tensor] = {}
+
+    def start(self, model: nn.Module, total_steps: int) -> None:
+        """Remember the pretrained weights if the penalty needs them."""
+        self._model = model
+        if self.l2_sp_weight > 0:
+            self._anchors = {name: value.detach().clone() for name, value in self._penalised(model).items()}
+
+    @staticmethod
+    def _penalised(model: nn.Module) -> dict[str, Tensor]:
+        return {name: value for name, value in trained_tensors(model).items() if name not in OUTSIDE}
+
+    def references(self) -> Mapping[str, nn.Module]:
+        """None: the loss reads the student alone."""
+        return {}
+
+    def objective(self, student: Embeddings, references: Mapping[str, Embeddings], batch: Batch) -> LossTerms:
+        """The loss of one batch."""
+        raise NotImplementedError
+
+    def penalty_terms(self, model: nn.Module) -> Weighted:
+        """Terms on weights with a coefficient above 0."""
+        if not self._anchors:  # no weight on it, or nothing but the head trains
+            return {}
+        return {"l2_sp": (self.l2_sp_weight, l2_sp(self._penalised(model), self._anchors))}
+
+    def penalty(self, model: nn.Module) -> LossTerms | None:
+        """Their sum; ``None`` if there are none, or they are constant since what they are of is frozen."""
+        terms = self.penalty_terms(model)
+        if not any(value.requires_grad for _, value in terms.values()):
+            return None
+        total = torch.stack([weight * value for weight, value in terms.values()]).sum()
+        return LossTerms(total, {name: value.detach() for name, (_, value) in terms.items()})
+
+    def after_step(self, model: nn.Module) -> None:
+        """Nothing."""
+
+    def models(self) -> Mapping[str, nn.Module]:
+        """The student, adapters merged."""
+        return {"student": without_lora(self._model)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The anchors, so that a resumed run never depends on the pretrained file still being there."""
+        return {"anchors": dict(self._anchors)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put the anchors back."""
+        for name, value in state.get("anchors", {}).items():
+            self._anchors[name].copy_(value)
+
+
+def frozen_copy(model: nn.Module) -> nn.Module:
+    """The pretrained model as a reference: its own tensors, in eval mode, without gradients."""
+    return copy.deepcopy(unadapted(model)).requires_grad_(False).eval()
