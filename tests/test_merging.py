@@ -8,7 +8,7 @@ import torch
 from tests.runs import finetune
 from tracerft.cli.main import run as command
 from tracerft.errors import ArgumentError, RunFolderError
-from tracerft.merging import merge
+from tracerft.merging import merge, periodic_model_stock
 from tracerft.models.head import need_head
 from tracerft.models.weights import load_model
 from tracerft.sources import read_parts
@@ -25,11 +25,16 @@ def runs(small_model, digits_folder, tmp_path_factory):
     return [run.folder for run in made], finetune(small_model, digits_folder, folder / "flyp", method="flyp").folder
 
 
-def suite_of(folder):
-    """The suite of a run."""
+def config_of(folder):
+    """How a run was made."""
     from tracerft.config import read_config
 
-    config = read_config(folder / "config.yaml")
+    return read_config(folder / "config.yaml")
+
+
+def suite_of(folder):
+    """The suite of a run."""
+    config = config_of(folder)
     return read_parts(config, load_model(config.model)).suite
 
 
@@ -122,3 +127,45 @@ def test_dawin_is_evaluated_beside_the_run(runs, capsys):
     assert set(results["student-dawin"]) == set(results["student"])
     assert command(["evaluate", str(a), "--against", str(b), "--dawin"]) == 2
     assert "`dawin` is of one run" in capsys.readouterr().err
+
+
+def test_periodic_model_stock_is_model_stock_at_one_round_and_goes_on_from_merges(runs, tmp_path, monkeypatch):
+    """Two rounds of three steps: the second starts from the first's merge; what is finished is not run again."""
+    from dataclasses import replace
+
+    from tracerft import merging
+
+    config = config_of(runs[0][0])
+    one = periodic_model_stock(replace(config, out=str(tmp_path / "one")), 1)
+    branches = [tmp_path / "one/round-1" / f"branch-{i}" for i in (1, 2)]
+    expected = merge("model_stock", branches).model.state_dict()
+    found = load_model(one).model.state_dict()
+    assert all(torch.equal(found[n], expected[n]) for n in expected)
+    two = periodic_model_stock(replace(config, out=str(tmp_path / "two")), 2)
+    second = config_of(tmp_path / "two/round-2/branch-2")
+    assert second.model == str(tmp_path / "two/round-1/merged")
+    assert second.train.steps == 3
+    assert need_head(load_model(two).model).weight.requires_grad
+    made = []
+    monkeypatch.setattr(merging, "run_config", lambda *a, **k: made.append(k["resume"]))
+    periodic_model_stock(replace(config, out=str(tmp_path / "two")), 2)
+    assert made == [True] * 4
+    with pytest.raises(ArgumentError, match="`rounds`"):
+        periodic_model_stock(config, 7)
+
+
+@pytest.mark.parametrize("method", ["flyp", "ce_ft", "lipsum_ft"])
+def test_a_finetuned_classifier_can_be_a_start(method, runs, digits_folder, tmp_path):
+    """A contrastive method leaves the head behind, the same kind goes on from it, another kind starts its own."""
+    from tracerft import evaluate
+
+    (a, _, _), _ = runs
+    run = finetune(a, digits_folder, tmp_path / method, method=method, train={"steps": 2, "lr": 1e-6})
+    end, old = load_model(run.folder / "student").model, need_head(load_model(a).model)
+    if method == "flyp":
+        assert not hasattr(end, "class_head")
+    elif method == "ce_ft":
+        torch.testing.assert_close(need_head(end).weight, old.weight, rtol=1e-3, atol=1e-3)
+    else:
+        assert need_head(end).bias is None
+    assert set(evaluate(run, interpolate=3).results) == {"pretrained", "student", "student-wise-0.50"}

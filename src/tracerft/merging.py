@@ -1,12 +1,13 @@
 """Finished runs to one model: soups, Model Stock, and projection by radii that are learned on held-out images."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from tracerft.api import run_config
 from tracerft.averaging import greedy_soup, interpolate, model_stock, tpgm_project, tpgm_radii, uniform_soup
 from tracerft.config import FinetuneConfig, read_config
 from tracerft.data.suite import Split, Suite
@@ -15,7 +16,7 @@ from tracerft.evaluation.suite import Predictor, Tokenize
 from tracerft.losses import cross_entropy
 from tracerft.models.encoder import LoadedModel
 from tracerft.models.head import class_head, match_head
-from tracerft.models.weights import load_model
+from tracerft.models.weights import load_model, save_model
 from tracerft.models.zero_shot import zero_shot_head
 
 KINDS = ("wise", "uniform_soup", "greedy_soup", "model_stock", "tpgm")
@@ -69,6 +70,44 @@ def merge(kind: str, runs: Sequence[Path], *, alpha: float = 0.5, suite: Suite |
         soup, kept = greedy_soup(students, lambda model: _accuracy(model, start.tokenize, held_out))
         return Merged(soup, f"runs {', '.join(str(i + 1) for i in kept)} of {len(students)} were kept")
     return _tpgm(start, students[0], held_out)
+
+
+def periodic_model_stock(config: FinetuneConfig, rounds: int) -> Path:
+    """Model Stock with merges along the way: each round is two runs in other orders from the last merge.
+
+    A round has its own warm-up and cosine and a fresh optimiser; what the paper's does with the optimiser at a merge is
+    not known. Rounds that are finished are not run again.
+
+    Args:
+        config: of the whole; ``train.steps`` are shared out over the rounds, ``out`` is the folder of all of them.
+        rounds: at least 1; 1 is Model Stock after training.
+
+    Returns:
+        The folder of the last merge, a model.
+
+    Raises:
+        ArgumentError: if there are fewer steps than rounds.
+    """
+    total = config.train.steps or 0
+    if rounds < 1 or total < rounds:
+        raise ArgumentError(f"`rounds` must be at least 1 and at most train.steps; got {rounds} and {total} steps")
+    current, out = config.model, Path(config.out)
+    for number in range(rounds):
+        steps = total * (number + 1) // rounds - total * number // rounds
+        folders = []
+        for branch in (0, 1):
+            folder = out / f"round-{number + 1}" / f"branch-{branch + 1}"
+            train = replace(config.train, steps=steps, seed=config.train.seed + 2 * number + branch)
+            branched = replace(config, model=current, out=str(folder), train=train)
+            run_config(branched, resume=(folder / "config.yaml").is_file(), lean=True)
+            folders.append(folder)
+        students = [load_model(folder / "student").model for folder in folders]
+        start = load_model(config.model, seed=config.train.seed)
+        match_head(start.model, students[0])
+        merged = out / f"round-{number + 1}" / "merged"
+        save_model(model_stock(start.model, students)[0], merged)
+        current = str(merged)
+    return Path(current)
 
 
 def _read(runs: Sequence[Path]) -> tuple[LoadedModel, list[nn.Module]]:

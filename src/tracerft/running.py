@@ -26,7 +26,7 @@ from tracerft.evaluation.suite import Predictor, evaluate_models
 from tracerft.losses import TracerLoss
 from tracerft.methods import METHODS, Ingredients, Method, MethodInfo
 from tracerft.models.encoder import LoadedModel, freeze
-from tracerft.models.head import attach_head
+from tracerft.models.head import attach_head, class_head, digest
 from tracerft.models.lora import add_lora
 from tracerft.models.weights import num_parameters, pick_device, save_model
 from tracerft.reports.record import environment, write_json
@@ -79,18 +79,26 @@ def prepare(config: FinetuneConfig, loaded: LoadedModel, parts: Parts, method: M
     info = None if method else method_info(config.method)
     if info is not None and info.head:
         _attach_head(student, info, loaded, parts)
+    elif info is not None and info.trains and class_head(student) is not None:
+        del student.class_head  # the start was a classifier; from here on captions speak for the classes
     plan = _plan(config, parts, pretrained, device, trains=info is None or info.trains)
     return Ready(config, loaded, pretrained, parts, method or build_method(config, loaded, parts), plan)
 
 
 def _attach_head(student: nn.Module, info: MethodInfo, loaded: LoadedModel, parts: Parts) -> None:
-    """Freeze all but the image tower, and start a class head from the captions of the classes."""
+    """Freeze all but the image tower, and start a class head from the captions of the classes, unless it has one."""
     if not parts.prompts:
         raise ArgumentError(
             f"`method` {info.name} trains a classifier and needs class labels; the data has captions only; give class "
             "folders or a label column, or choose a contrastive method (tracerft methods)"
         )
     freeze(student, "text")
+    found = class_head(student)
+    if found is not None and found.prompts == digest(parts.prompts) and (found.bias is not None) == info.folded:
+        found.requires_grad_(True)  # the start was finetuned on these classes: go on from there
+        return
+    if found is not None:
+        del student.class_head
     attach_head(student, loaded.tokenize, parts.prompts, folded=info.folded)
 
 

@@ -44,7 +44,7 @@ ROWS = (
         "model_stock",
         "Jang, Yun, Han, ECCV 2024, arXiv 2403.19522",
         2024,
-        "Two runs and the pretrained model, merged tensor by tensor by the angle between the runs.",
+        "Two runs and the pretrained model, merged tensor by tensor by the angle between the runs; once, or by rounds.",
         "2 runs",
         "none",
         "tracerft merge model_stock RUN RUN --out FOLDER",

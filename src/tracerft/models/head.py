@@ -103,8 +103,11 @@ def need_head(model: nn.Module) -> ClassHead:
 
 def match_head(start: nn.Module, end: nn.Module) -> None:
     """Give ``start`` the head that ``end`` began with, so that both have the same tensors; in place."""
-    head = class_head(end)
-    if head is not None and class_head(start) is None:
+    mine, head = class_head(start), class_head(end)
+    if head is None:
+        if mine is not None:  # a contrastive method went on from a classifier
+            del start.class_head
+    elif mine is None or mine.prompts != head.prompts or mine.state_dict().keys() != head.state_dict().keys():
         start.class_head = head.pretrained().to(head.weight.device)
 
 
