@@ -17,7 +17,7 @@ from tracerft.evaluation.resampling import Answers
 from tracerft.evaluation.suite import Predictor, Tokenize
 from tracerft.models.encoder import LoadedModel
 from tracerft.models.head import match_head
-from tracerft.models.weights import load_model, save_tensors
+from tracerft.models.weights import load_model, pick_device, save_tensors
 from tracerft.reports.record import read_record
 from tracerft.reports.terminal import results_table
 from tracerft.sources import is_digits, run_suite
@@ -76,8 +76,12 @@ def finished(folder: Path, interpolate: int = 0) -> Finished:
 def scored(
     models: Mapping[str, nn.Module], splits: Mapping[str, Split], tokenize: Tokenize, predictions: Path | None
 ) -> Evaluation:
-    """Evaluate models that read the same images and token ids; ``predictions`` is where logits and labels are kept."""
-    predictor = Predictor(models, tokenize)
+    """Evaluate models that read the same images and token ids; ``predictions`` is where logits and labels are kept.
+
+    They are moved to the GPU where there is one.
+    """
+    device = pick_device("auto")
+    predictor = Predictor({name: model.to(device) for name, model in models.items()}, tokenize)
     found = Evaluation({name: {} for name in models})
     for split_name, split in splits.items():
         for name in models:

@@ -150,7 +150,7 @@ def image_spec(loaded: LoadedModel) -> ImageSpec:
 
 def expected_collisions(source: ImagePairs, batch_size: int) -> float:
     """Expected share in [0, 1] of the pairs of a batch whose caption another pair of the batch carries too."""
-    return shared_share(source._caption_ids, batch_size)
+    return shared_share(source.caption_ids, batch_size)
 
 
 def _anchors(config: FinetuneConfig, train: Manifest, source: ImagePairs) -> Anchors:

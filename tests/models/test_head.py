@@ -12,7 +12,8 @@ from tracerft.data.suite import Split
 from tracerft.errors import ArgumentError, DataError, StateError
 from tracerft.evaluation.suite import Predictor
 from tracerft.models.encoder import embed
-from tracerft.models.head import FILE, ClassHead, attach_head, class_head, digest, match_head, need_head
+from tracerft.models.export import export_model
+from tracerft.models.head import FILE, ClassHead, attach_head, class_head, digest, load_head, match_head, need_head
 from tracerft.models.tiny import TinyDualEncoder, tokenize
 from tracerft.models.weights import load_model, save_model
 from tracerft.models.zero_shot import zero_shot_head, zero_shot_logits
@@ -146,3 +147,24 @@ def test_logits_are_a_plain_product():
         head.bias += torch.arange(4.0)
     expected = functional.linear(3.0 * image, weight, torch.arange(4.0))
     torch.testing.assert_close(head(image), expected)
+
+
+@pytest.mark.parametrize("to", ["open_clip", "hf", "onnx"])
+def test_an_export_has_the_head_beside_the_model(to, tmp_path):
+    """The dual encoder is what other programs read; the classifier is a file of its own."""
+    pytest.importorskip("onnxruntime")
+    loaded = load_model(small_folder("vit"))
+    attach_head(loaded.model, loaded.tokenize, PROMPTS)
+    with torch.no_grad():
+        need_head(loaded.model).bias += 2.0
+    export_model(loaded, tmp_path / "out", to=to)
+    written = load_head(tmp_path / "out")
+    assert torch.equal(written.bias, need_head(loaded.model).bias)
+    if to == "open_clip":
+        import open_clip
+
+        stock = open_clip.create_model(f"local-dir:{tmp_path / 'out'}")
+        images = torch.rand(2, 3, 32, 32)
+        with torch.no_grad():
+            expected = loaded.model.eval().encode_image(images)
+            torch.testing.assert_close(stock.eval().encode_image(images), expected, rtol=0, atol=1e-6)

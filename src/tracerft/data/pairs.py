@@ -94,7 +94,7 @@ class ImagePairs:
         check_spec(spec)
         self.manifest, self.spec, self.tokenize, self.seed, self.augment = manifest, spec, tokenize, seed, augment
         self.skip = broken == "skip"
-        self.captions, self._caption_ids = caption_table(manifest, templates)
+        self.captions, self.caption_ids = caption_table(manifest, templates)  # and which of them each image may have
         self._loader = Loader(manifest, threads=threads, cache_bytes=cache_bytes)
         self._replaced: dict[int, str] = {}
 
@@ -135,7 +135,7 @@ class ImagePairs:
     def draw_captions(self, sample_ids: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
         """``(N,)`` caption ids: for each sample one of its captions, drawn anew each epoch."""
         draws = uniforms(self.seed, epoch, sample_ids, "caption")
-        choices = [self._caption_ids[int(i)] for i in sample_ids]
+        choices = [self.caption_ids[int(i)] for i in sample_ids]
         return np.array([c[int(u * len(c))] for c, u in zip(choices, draws, strict=True)], dtype=np.int64)
 
     def _pixels(self, index: int, epoch: int) -> tuple[int, Tensor]:

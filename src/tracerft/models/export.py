@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tracerft.errors import ArgumentError, DataError, MissingExtraError, TracerftError, one_of
 from tracerft.models.encoder import LoadedModel
+from tracerft.models.head import head_aside, save_head
 from tracerft.models.lora import without_lora
 from tracerft.models.probe import example_input
 from tracerft.models.weights import load_model, save_model
@@ -30,6 +31,9 @@ def export_model(loaded: LoadedModel, out: Path | str, *, to: str = "open_clip")
         to: ``open_clip``, a local-dir folder; ``hf``, a folder for ``from_pretrained`` of transformers; ``onnx``, two
             graphs from images and token ids to unit-norm embeddings, with any batch size, and a description.
 
+    A trained class head goes beside it as ``class_head.safetensors``: logits are scale * image weight^T + bias. Other
+    programs do not read it and classify by captions, with the finetuned image tower.
+
     Returns:
         The folder.
 
@@ -42,8 +46,18 @@ def export_model(loaded: LoadedModel, out: Path | str, *, to: str = "open_clip")
     out = Path(out)
     if (out.is_dir() and any(out.iterdir())) or out.is_file():
         raise ArgumentError(f"`out` {str(out)!r} is in use; choose another folder")
+    with head_aside(loaded.model) as head:
+        _write(loaded, out, to)
+    if head is not None:
+        save_head(head, out)
+    return out
+
+
+def _write(loaded: LoadedModel, out: Path, to: str) -> None:
+    """The dual encoder in its new form, checked."""
     if to == "onnx":
-        return _to_onnx(loaded, out)
+        _to_onnx(loaded, out)
+        return
     origin = getattr(loaded.model, "origin", None)
     family = "tiny" if origin is None else origin.family
     if family == "open_clip" and to == "hf":
@@ -56,7 +70,6 @@ def export_model(loaded: LoadedModel, out: Path | str, *, to: str = "open_clip")
         works = {"open_clip": "open_clip, onnx or, for a plain ViT, hf", "hf": "hf or onnx"}.get(family, "onnx")
         raise ArgumentError(f"`to` {to!r} does not fit {loaded.source}: there is no such form of it; use {works}")
     _check_read_back(loaded.model, out)
-    return out
 
 
 def _check_read_back(model: nn.Module, out: Path) -> None:
@@ -87,7 +100,7 @@ class _Tower(nn.Module):
         return out
 
 
-def _to_onnx(loaded: LoadedModel, out: Path) -> Path:
+def _to_onnx(loaded: LoadedModel, out: Path) -> None:
     runtime = _import_onnx()
     model = without_lora(copy.deepcopy(loaded.model)).cpu().float().eval()
     images, tokens = example_input(model, 2)
@@ -111,7 +124,6 @@ def _to_onnx(loaded: LoadedModel, out: Path) -> Path:
         "image": None if loaded.image is None else asdict(loaded.image),
     }
     (out / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
-    return out
 
 
 def _write_graph(tower: _Tower, given: Tensor, name: str, path: Path, source: str) -> None:
