@@ -245,8 +245,8 @@ def _with_and_without(method, model, term):
         layers = getattr(method, "layers", ())
         embedded = [_embed(m, batch, layers) for m in (model, *method.references().values())]
         references = dict(zip(method.references(), embedded[1:], strict=True))
-        if not term_is_on and hasattr(method, "_pretrained") and not METHODS[method.name].head:
-            method._pretrained = None
+        if not term_is_on:
+            references = {}
         terms = method.objective(embedded[0], references, batch)
         terms.total.backward()
         parts |= terms.parts

@@ -19,7 +19,9 @@ pytest.importorskip("peft")
 def student(name):
     """A small model with adapters in both towers, prepared as a run prepares it."""
     model = TinyDualEncoder(SMALL, seed=1)
-    add_lora(model, rank=2)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)  # the first factors are drawn
+        add_lora(model, rank=2)
     if METHODS[name].head:
         freeze(model, "text")
         attach_head(model, tokens, PROMPTS, folded=METHODS[name].folded)

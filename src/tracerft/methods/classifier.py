@@ -1,7 +1,6 @@
 """Finetuning by cross-entropy with a class head that starts as the zero-shot classifier: the tables' direct FT."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 from tracerft.errors import ArgumentError
 from tracerft.losses import cross_entropy
 from tracerft.methods.base import Ingredients, Method, MethodInfo
-from tracerft.methods.finetuning import Finetuning, frozen_copy
+from tracerft.methods.finetuning import Finetuning
 from tracerft.models.head import need_head
 from tracerft.types import Batch, Embeddings, LossTerms
 
@@ -27,22 +26,17 @@ class CrossEntropy(Finetuning):
     """
 
     def __init__(self, name: str, *, l2_sp_weight: float = 0.0, option: str = "", weight: float = 0.0) -> None:
-        super().__init__(name, l2_sp_weight=l2_sp_weight, coefficients={option: weight})
-        self.term, self.weight = option.rpartition(".")[2], weight
+        super().__init__(name, l2_sp_weight=l2_sp_weight, weight=weight, coefficients={option: weight})
+        self.term = option.rpartition(".")[2]
 
     def start(self, model: nn.Module, total_steps: int) -> None:
-        """Keep the pretrained model if the term needs it.
+        """See `Finetuning.start`.
 
         Raises:
             ArgumentError: if the model has no class head, see `tracerft.models.head.attach_head`.
         """
         need_head(model)
         super().start(model, total_steps)
-        self._pretrained = frozen_copy(model) if self.weight > 0 else None
-
-    def references(self) -> Mapping[str, nn.Module]:
-        """The pretrained model, if a term listens to it."""
-        return {} if self._pretrained is None else {"pretrained": self._pretrained}
 
     def objective(self, student: Embeddings, references: Mapping[str, Embeddings], batch: Batch) -> LossTerms:
         """Cross-entropy of the head, and the term.
@@ -64,17 +58,6 @@ class CrossEntropy(Finetuning):
     def distance(self, student: Embeddings, pretrained: Embeddings) -> Tensor:
         """What grows as the student leaves the pretrained model: a scalar >= 0, 0 at theta_0."""
         raise NotImplementedError
-
-    def state_dict(self) -> dict[str, Any]:
-        """Anchors and pretrained state."""
-        kept = {} if self._pretrained is None else {"pretrained": dict(self._pretrained.state_dict())}
-        return super().state_dict() | kept
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put both back."""
-        super().load_state_dict(state)
-        if self._pretrained is not None:
-            self._pretrained.load_state_dict(state["pretrained"])
 
 
 def head_logits(embeddings: Embeddings) -> Tensor:

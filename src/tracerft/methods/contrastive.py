@@ -1,7 +1,6 @@
 """Contrastive finetuning: FLYP, with L2-SP as an option, and WiSE-FT, which interpolates its result."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import nn
 
@@ -21,7 +20,7 @@ class Contrastive(Finetuning):
         targets: how equal captions in a batch count, see `pair_loss`.
         l2_sp_weight: as for `Finetuning`.
         cross_frobenius_weight: coefficient >= 0 of ||P_I P_T^T||_F.
-        coefficients: as for `Finetuning`.
+        weight, coefficients: as for `Finetuning`.
     """
 
     def __init__(
@@ -31,10 +30,11 @@ class Contrastive(Finetuning):
         targets: str = "diagonal",
         l2_sp_weight: float = 0.0,
         cross_frobenius_weight: float = 0.0,
+        weight: float = 0.0,
         coefficients: Mapping[str, float] | None = None,
     ) -> None:
         checked = {"loss.cross_frobenius": cross_frobenius_weight, **(coefficients or {})}
-        super().__init__(name, l2_sp_weight=l2_sp_weight, coefficients=checked)
+        super().__init__(name, l2_sp_weight=l2_sp_weight, weight=weight, coefficients=checked)
         self.targets = targets
         self.cross_frobenius_weight = cross_frobenius_weight
 
@@ -77,16 +77,9 @@ class WiseFT(Contrastive):
     def models(self) -> Mapping[str, nn.Module]:
         """The finetuned model and the interpolated one."""
         student = super().models()["student"]
+        assert self._pretrained is not None  # for the type checker; see start
         merged = interpolate(self._pretrained, student, self.alpha)
         return {"student": student, f"student-wise-{self.alpha:.2f}": merged}
-
-    def state_dict(self) -> dict[str, Any]:
-        """The pretrained state."""
-        return {"pretrained": dict(self._pretrained.state_dict())}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put the pretrained state back."""
-        self._pretrained.load_state_dict(state["pretrained"])
 
 
 USES = ("loss.targets", "loss.cross_frobenius")

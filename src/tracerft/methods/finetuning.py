@@ -24,22 +24,30 @@ class Finetuning:
         name: as in the METHODS table.
         l2_sp_weight: lambda >= 0 of (lambda/2) ||theta - theta_0||^2 (Li et al. 2018) over what trains, logit scale
             and class head left out; of adapted weights, over what the adapters add to them.
-        coefficients: other options of the method and their values, to be checked: finite and not negative.
+        weight: coefficient >= 0 of a term against the pretrained model, which is then a reference; 0 without one.
+        coefficients: options of the method and their values, to be checked: finite and not negative.
     """
 
     def __init__(
-        self, name: str, *, l2_sp_weight: float = 0.0, coefficients: Mapping[str, float] | None = None
+        self,
+        name: str,
+        *,
+        l2_sp_weight: float = 0.0,
+        weight: float = 0.0,
+        coefficients: Mapping[str, float] | None = None,
     ) -> None:
         for option, value in {"loss.l2_sp": l2_sp_weight, **(coefficients or {})}.items():
             if not (0.0 <= value < float("inf")):
                 raise ArgumentError(f"`{option}` must be a finite number >= 0; got {value}; 0 turns the term off")
         self.name = name
-        self.l2_sp_weight = l2_sp_weight
+        self.l2_sp_weight, self.weight = l2_sp_weight, weight
+        self._pretrained: nn.Module | None = None
         self._anchors: dict[str, Tensor] = {}
 
     def start(self, model: nn.Module, total_steps: int) -> None:
-        """Remember the pretrained weights if the penalty needs them."""
+        """Remember the pretrained weights if a term needs them."""
         self._model = model
+        self._pretrained = frozen_copy(model) if self.weight > 0 else None
         if self.l2_sp_weight > 0:
             self._anchors = {name: value.detach().clone() for name, value in self._penalised(model).items()}
 
@@ -48,8 +56,8 @@ class Finetuning:
         return {name: value for name, value in trained_tensors(model).items() if name not in OUTSIDE}
 
     def references(self) -> Mapping[str, nn.Module]:
-        """None: the loss reads the student alone."""
-        return {}
+        """The pretrained model, if a term listens to it."""
+        return {} if self._pretrained is None or self.weight == 0 else {"pretrained": self._pretrained}
 
     def objective(self, student: Embeddings, references: Mapping[str, Embeddings], batch: Batch) -> LossTerms:
         """The loss of one batch."""
@@ -77,13 +85,16 @@ class Finetuning:
         return {"student": without_lora(self._model)}
 
     def state_dict(self) -> dict[str, Any]:
-        """The anchors, so that a resumed run never depends on the pretrained file still being there."""
-        return {"anchors": dict(self._anchors)}
+        """What is left of the start, so that a resumed run never depends on the pretrained file still being there."""
+        kept = {} if self._pretrained is None else {"pretrained": dict(self._pretrained.state_dict())}
+        return {"anchors": dict(self._anchors), **kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put the anchors back."""
+        """Put it back."""
         for name, value in state.get("anchors", {}).items():
             self._anchors[name].copy_(value)
+        if self._pretrained is not None:
+            self._pretrained.load_state_dict(state["pretrained"])
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:

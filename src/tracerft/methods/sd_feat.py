@@ -1,14 +1,10 @@
 """Distillation of image embeddings from the frozen pretrained model: static SD as TRACER's theory has it."""
 
 from collections.abc import Mapping
-from typing import Any
-
-from torch import nn
 
 from tracerft.losses import image_feature_distillation
 from tracerft.methods.base import Ingredients, Method, MethodInfo
 from tracerft.methods.contrastive import USES, Contrastive
-from tracerft.methods.finetuning import frozen_copy
 from tracerft.types import Batch, Embeddings, LossTerms
 
 
@@ -26,37 +22,17 @@ class SDFeat(Contrastive):
             "sd_feat",
             targets=targets,
             cross_frobenius_weight=cross_frobenius_weight,
+            weight=weight,
             coefficients={"loss.feature_kd": weight},
         )
-        self.weight = weight
-
-    def start(self, model: nn.Module, total_steps: int) -> None:
-        """Keep the pretrained model."""
-        super().start(model, total_steps)
-        self._pretrained = frozen_copy(model) if self.weight > 0 else None
-
-    def references(self) -> Mapping[str, nn.Module]:
-        """The pretrained model, if its embeddings are used."""
-        return {} if self._pretrained is None else {"pretrained": self._pretrained}
 
     def objective(self, student: Embeddings, references: Mapping[str, Embeddings], batch: Batch) -> LossTerms:
         """InfoNCE and the distance to the pretrained embeddings."""
         terms = super().objective(student, references, batch)
-        if self._pretrained is None:
+        if not references:
             return terms
         value = image_feature_distillation(student.image, references["pretrained"].image)
         return LossTerms(terms.total + self.weight * value, {**terms.parts, "feature_kd": value.detach()})
-
-    def state_dict(self) -> dict[str, Any]:
-        """The pretrained state too."""
-        kept = {} if self._pretrained is None else {"pretrained": dict(self._pretrained.state_dict())}
-        return super().state_dict() | kept
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put both back."""
-        super().load_state_dict(state)
-        if self._pretrained is not None:
-            self._pretrained.load_state_dict(state["pretrained"])
 
 
 def _build(i: Ingredients) -> Method:
