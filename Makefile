@@ -14,7 +14,7 @@ DEMO := runs/toy
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format slow clean
+.PHONY: help demo test check format slow faults clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -43,6 +43,9 @@ format: $(DEV) ## rewrite the sources in the one format
 
 slow: $(DEV) ## the tests that train for minutes
 	$(PYTEST) -m slow || [ $$? -eq 5 ]  # 5: no test carries the marker
+
+faults: $(DEV) ## kill hundreds of runs and compare what resuming makes of them (minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m faults tests/faults
 
 clean: ## remove builds and caches; .venv and runs stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

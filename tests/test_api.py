@@ -281,3 +281,14 @@ def test_the_public_names_are_there_and_importing_them_is_lazy():
         tracerft.finetun  # noqa: B018
     code = "import sys, tracerft; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_run_cut_off_between_record_and_report_gets_its_report(small_model, digits_folder, tmp_path):
+    """By resuming it; nothing else is made again."""
+    run = finetune(small_model, digits_folder, tmp_path / "run", train={"steps": 1})
+    before = {p: p.stat().st_mtime_ns for p in run.folder.rglob("*") if p.is_file()}
+    (run.folder / "report.html").unlink()
+    finetune(small_model, digits_folder, tmp_path / "run", train={"steps": 1}, resume=True)
+    after = {p: p.stat().st_mtime_ns for p in run.folder.rglob("*") if p.is_file()}
+    assert after.keys() == before.keys()
+    assert {p for p in after if after[p] != before[p]} == {run.folder / "report.html"}

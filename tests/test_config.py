@@ -16,6 +16,8 @@ BASE = FinetuneConfig(model="m", data="d", out="o")
         ("train", {"epochs": 0}),
         ("train", {"steps": 0}),
         ("train", {"batch_size": 1}),
+        ("train", {"accumulate": 0}),
+        ("train", {"accumulate": 513}),
         ("train", {"lr": 0.0}),
         ("train", {"lr": float("nan")}),
         ("train", {"lr": float("inf")}),

@@ -1,7 +1,7 @@
 """The public calls: configuration in, a run folder or an evaluation out. Holds no mathematics."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from tracerft.config import (
     ColumnsConfig,
     DigitsConfig,
     FinetuneConfig,
+    GuardConfig,
     LoraConfig,
     LossConfig,
     TeacherConfig,
@@ -25,9 +26,11 @@ from tracerft.methods import Method
 from tracerft.models.encoder import LoadedModel
 from tracerft.models.head import match_head
 from tracerft.models.weights import load_model
+from tracerft.preparing import Ready, prepare, refuse_unused
 from tracerft.reports.record import read_record
+from tracerft.reports.run import write_run_report
 from tracerft.reports.terminal import results_table
-from tracerft.running import Ready, execute, prepare, refuse_unused
+from tracerft.running import execute
 from tracerft.sources import Parts, model_suite, read_parts, run_suite
 from tracerft.training.trainer import Progress
 
@@ -74,6 +77,7 @@ def finetune(
     teacher: TeacherConfig | Mapping[str, Any] | None = None,
     loss: LossConfig | Mapping[str, Any] | None = None,
     digits: DigitsConfig | Mapping[str, Any] | None = None,
+    guard: GuardConfig | Mapping[str, Any] | None = None,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Run:
@@ -99,6 +103,7 @@ def finetune(
         teacher: the averaged model.
         loss: terms and their weights.
         digits: how digits are shown and named.
+        guard: against forgetting.
         resume: go on with a run that was cut off; a finished one is returned as it is.
         progress: called with the step, the number of steps and the loss terms after every step.
 
@@ -108,6 +113,7 @@ def finetune(
     Raises:
         TracerftError: one line that names what is wrong and what to do.
     """
+    guarded = group(GuardConfig, guard, "guard")
     config = FinetuneConfig(
         model=str(model),
         data=str(data),
@@ -128,6 +134,7 @@ def finetune(
         teacher=group(TeacherConfig, teacher, "teacher"),
         loss=group(LossConfig, loss, "loss"),
         digits=group(DigitsConfig, digits, "digits"),
+        guard=replace(guarded, suite=None if guarded.suite is None else str(guarded.suite)),
     )
     own = None if isinstance(method, str) else method
     if own is None:
@@ -153,6 +160,8 @@ def run_config(
     check(config)
     folder = Path(config.out)
     if resume and (folder / "record.json").is_file():
+        if not lean and not (folder / "report.html").is_file():  # cut off between the two
+            write_run_report(folder)
         return Run(folder, read_record(folder))
     ready = make_ready(config, method=method, read=read)
     if announce is not None:

@@ -5,7 +5,7 @@ The command's options, `config.yaml` and the keyword arguments of `finetune` are
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -78,6 +78,8 @@ class TrainConfig:
         epochs: passes over the training data.
         steps: optimiser steps; overrides epochs.
         batch_size: pairs in a batch, at least 2.
+        accumulate: chunks in which a batch is embedded, for memory: the gradient stays the whole batch's, all its
+            negatives included, for one more forward pass.
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW, on everything that trains.
         warmup_steps: linear warm-up; by default 500, or a tenth of the run if that is less.
@@ -92,6 +94,7 @@ class TrainConfig:
     epochs: int = 10
     steps: int | None = None
     batch_size: int = 512
+    accumulate: int = 1
     lr: float = 1e-5
     weight_decay: float = 0.1
     warmup_steps: int | None = None
@@ -183,6 +186,24 @@ class LossConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GuardConfig:
+    """What a run must not forget; max_drop turns it on.
+
+    Args:
+        suite: a YAML whose shifts are guarded; without it, agreement with the pretrained model on held-out images and
+            the similarities of class captions, which need no labels.
+        max_drop: points (hundredths) that each guard set may lose against the pretrained model.
+        every: steps between measurements; by default a tenth of the run.
+        samples: most images of each guard set that are looked at, the same ones in every run.
+    """
+
+    suite: str | None = None
+    max_drop: float | None = None
+    every: int | None = None
+    samples: int = 512
+
+
+@dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
     """One finetuning run.
 
@@ -209,6 +230,7 @@ class FinetuneConfig:
         teacher: the averaged model.
         loss: terms and their weights.
         digits: how digits are shown and named.
+        guard: against forgetting.
     """
 
     model: str
@@ -230,6 +252,7 @@ class FinetuneConfig:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     digits: DigitsConfig = field(default_factory=DigitsConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
 
 
 def check(config: FinetuneConfig) -> None:
@@ -238,11 +261,12 @@ def check(config: FinetuneConfig) -> None:
     Raises:
         ArgumentError: naming each option, what was expected and what came.
     """
-    t, problems = config.train, []
+    t, g, problems = config.train, config.guard, []
     rules: list[tuple[str, object, bool, str]] = [
         ("train.epochs", t.epochs, t.epochs >= 1, "at least 1 (to see the pretrained model, use tracerft evaluate)"),
         ("train.steps", t.steps, t.steps is None or t.steps >= 1, "at least 1 (or leave it out and set train.epochs)"),
         ("train.batch_size", t.batch_size, t.batch_size >= 2, "at least 2, as one pair has no negatives"),
+        ("train.accumulate", t.accumulate, 1 <= t.accumulate <= t.batch_size, "at least 1, at most train.batch_size"),
         ("train.lr", t.lr, isfinite(t.lr) and t.lr > 0, "a finite number above 0"),
         ("train.weight_decay", t.weight_decay, isfinite(t.weight_decay) and t.weight_decay >= 0, "at least 0"),
         ("train.warmup_steps", t.warmup_steps, t.warmup_steps is None or t.warmup_steps >= 0, "at least 0"),
@@ -261,6 +285,10 @@ def check(config: FinetuneConfig) -> None:
         ("teacher.swa_start", config.teacher.swa_start, 0 <= config.teacher.swa_start < 1, "in [0, 1)"),
         ("teacher.window", config.teacher.window, 1 <= config.teacher.window <= 10, "in 1 to 10"),
         ("loss.temperature", config.loss.temperature, config.loss.temperature > 0, "above 0"),
+        ("guard.max_drop", g.max_drop, g.max_drop is None or 0 <= g.max_drop < inf, "at least 0 points"),
+        ("guard.max_drop", g.max_drop, g.max_drop is not None or g == GuardConfig(), "given to turn guard.* on, say 2"),
+        ("guard.every", g.every, g.every is None or g.every >= 1, "at least 1 (or leave it out)"),
+        ("guard.samples", g.samples, g.samples >= 1, "at least 1"),
     ]
     for name, value, holds, expected in rules:
         if not holds:
@@ -294,6 +322,7 @@ GROUPS: dict[str, type] = {
     "teacher": TeacherConfig,
     "loss": LossConfig,
     "digits": DigitsConfig,
+    "guard": GuardConfig,
 }
 
 

@@ -17,7 +17,7 @@ from tracerft.config import FinetuneConfig
 from tracerft.data.sampling import steps_per_epoch
 from tracerft.methods import METHODS
 from tracerft.models.weights import num_parameters
-from tracerft.running import Ready, ingredients
+from tracerft.preparing import Ready, ingredients
 from tracerft.training.trainer import Trainer
 
 BYTES = 4  # float32 weights, gradients, moments and averages
@@ -55,7 +55,8 @@ def describe(ready: Ready) -> Lines:
         ("captions", _captions(ready)),
         (
             "steps",
-            f"{plan.total_steps:,} of {plan.batch_size} pairs, {passes:.3g} epochs of {per_epoch:,}; {_rate(ready)}",
+            f"{plan.total_steps:,} of {plan.batch_size} pairs{_chunks(ready)}, {passes:.3g} epochs of {per_epoch:,}; "
+            f"{_rate(ready)}",
         ),
     ]
     share = teacher_share(config, plan.total_steps)
@@ -151,6 +152,11 @@ def _captions(ready: Ready) -> str:
         f"{len(parts.source.captions):,} distinct; {100 * parts.collisions:.1f} % of a batch share theirs with another "
         f"pair, so targets are {ready.config.loss.targets}"
     )
+
+
+def _chunks(ready: Ready) -> str:
+    chunks = ready.plan.accumulate
+    return f" embedded in {chunks} chunks" if chunks > 1 else ""
 
 
 def _rate(ready: Ready) -> str:

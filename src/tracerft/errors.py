@@ -40,6 +40,14 @@ class NonFiniteError(TracerftError, FloatingPointError):
     """A loss or gradient became NaN or infinite; training stopped before the teacher saw it."""
 
 
+class WorkerError(TracerftError, RuntimeError):
+    """A process of a study was killed from outside."""
+
+
+class StoppedError(TracerftError, RuntimeError):
+    """A signal asked the run to stop; the step it was at is saved."""
+
+
 class MissingExtraError(TracerftError, ImportError):
     """An optional package is not installed; the text names the extra that brings it."""
 

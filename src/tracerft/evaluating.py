@@ -61,7 +61,7 @@ def finished(folder: Path, interpolate: int = 0) -> Finished:
         DataError: if the run is not finished.
     """
     config = read_config(folder / "config.yaml")
-    names = [n for n in ("student", "teacher", "average") if (folder / n).is_dir()]
+    names = [n for n in ("student", "teacher", "average", "guarded") if (folder / n).is_dir()]
     if not names:
         raise DataError(f"{folder}: the run is not finished; go on with `tracerft finetune --resume {folder}`")
     start = load_model(config.model, seed=config.train.seed)
@@ -69,7 +69,8 @@ def finished(folder: Path, interpolate: int = 0) -> Finished:
     for name in names:
         end = load_model(folder / name).model
         models[name] = end
-        models |= wise_path(name, start.model, end, interpolate)
+        if name != "guarded":  # lies on one of the other lines
+            models |= wise_path(name, start.model, end, interpolate)
     return Finished(folder, config, start, models)
 
 

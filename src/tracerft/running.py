@@ -1,182 +1,32 @@
-"""One run, from its parts to its folder: build, train, evaluate, save, record."""
+"""One run, from what was prepared to its folder: train, evaluate, save, record."""
 
-import copy
-import hashlib
+import re
 import time
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
 from itertools import pairwise
+from math import gcd
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
 import yaml
-from torch import Tensor, nn
+from torch import nn
 
-from tracerft.averaging import beta_kernel
-from tracerft.config import FinetuneConfig, read_config, unused_options
-from tracerft.data.sampling import steps_per_epoch
+from tracerft.config import FinetuneConfig, read_config
 from tracerft.data.suite import Suite
-from tracerft.errors import ArgumentError, RunFolderError, one_of
+from tracerft.errors import RunFolderError, TracerftError
 from tracerft.evaluation.dynamics import teacher_student_gap
-from tracerft.evaluation.suite import Predictor, evaluate_models
-from tracerft.losses import TracerLoss
-from tracerft.methods import METHODS, Ingredients, Method, MethodInfo
-from tracerft.models.encoder import LoadedModel, freeze
-from tracerft.models.head import attach_head, class_head, digest
-from tracerft.models.lora import add_lora
-from tracerft.models.weights import num_parameters, pick_device, save_model
-from tracerft.reports.record import environment, write_json
+from tracerft.evaluation.suite import evaluate_models
+from tracerft.models.weights import num_parameters, save_model
+from tracerft.preparing import Ready, flat
+from tracerft.reports.record import environment, write_json, write_text
 from tracerft.reports.run import write_run_report
-from tracerft.sources import Parts, training_split
-from tracerft.training.trainer import Plan, Probe, Progress, Trainer, refuse_changes
-
-REPEATED = 0.01  # expected share of pairs with a caption twin from which targets="auto" counts them
-
-
-@dataclass(frozen=True)
-class Ready:
-    """A run that could start: everything is read, built and checked, and nothing is written.
-
-    Args:
-        config: with ``loss.targets`` decided.
-        loaded: model, tokenizer and image size; its model is the student.
-        pretrained: a frozen copy of the start.
-        parts: data and suite.
-        method: what is optimised.
-        plan: length, rates, intervals.
-    """
-
-    config: FinetuneConfig
-    loaded: LoadedModel
-    pretrained: nn.Module
-    parts: Parts
-    method: Method
-    plan: Plan
-
-
-def prepare(config: FinetuneConfig, loaded: LoadedModel, parts: Parts, method: Method | None = None) -> Ready:
-    """Put a run together.
-
-    Raises:
-        TracerftError: one line, for whatever does not fit.
-    """
-    device = pick_device(config.train.device)
-    config = _with_targets(config, parts)
-    student = loaded.model.to(device)
-    pretrained = copy.deepcopy(student).requires_grad_(False)
-    freeze(student, config.freeze)
-    if config.lora.rank:
-        towers = {"none": "both", "text": "image", "image": "text"}[config.freeze]
-        with torch.random.fork_rng(devices=[]):  # the first factor of an adapter is drawn
-            torch.manual_seed(config.train.seed)
-            add_lora(student, config.lora.preset, rank=config.lora.rank, alpha=config.lora.alpha, towers=towers)
-    if not any(p.requires_grad for p in student.parameters()):
-        raise ArgumentError("nothing trains: `freeze` leaves no tensor of this model; set it to none")
-    info = None if method else method_info(config.method)
-    if info is not None and info.head:
-        _attach_head(student, info, loaded, parts)
-    elif info is not None and info.trains and class_head(student) is not None:
-        del student.class_head  # the start was a classifier; from here on captions speak for the classes
-    plan = _plan(config, parts, pretrained, device, trains=info is None or info.trains)
-    return Ready(config, loaded, pretrained, parts, method or build_method(config, loaded, parts), plan)
-
-
-def _attach_head(student: nn.Module, info: MethodInfo, loaded: LoadedModel, parts: Parts) -> None:
-    """Freeze all but the image tower, and start a class head from the captions of the classes, unless it has one."""
-    if not parts.prompts:
-        raise ArgumentError(
-            f"`method` {info.name} trains a classifier and needs class labels; the data has captions only; give class "
-            "folders or a label column, or choose a contrastive method (tracerft methods)"
-        )
-    freeze(student, "text")
-    found = class_head(student)
-    if found is not None and found.prompts == digest(parts.prompts) and (found.bias is not None) == info.folded:
-        found.requires_grad_(True)  # the start was finetuned on these classes: go on from there
-        return
-    if found is not None:
-        del student.class_head
-    attach_head(student, loaded.tokenize, parts.prompts, folded=info.folded)
-
-
-def _with_targets(config: FinetuneConfig, parts: Parts) -> FinetuneConfig:
-    if config.loss.targets != "auto":
-        return config
-    targets = "multi_positive" if parts.collisions > REPEATED else "diagonal"
-    return replace(config, loss=replace(config.loss, targets=targets))
-
-
-def method_info(name: str) -> MethodInfo:
-    """The row of a method that can be run.
-
-    Raises:
-        ArgumentError: if the name is unknown, or the method is made from finished runs.
-    """
-    one_of("method", name, tuple(METHODS))
-    info = METHODS[name]
-    if info.build is None:
-        raise ArgumentError(f"`method` {name} has no run of its own; it is made by: {info.how}")
-    return info
-
-
-def refuse_unused(config: FinetuneConfig, before: FinetuneConfig) -> None:
-    """Refuse what a user changed although the method does not read it.
-
-    Args:
-        config: as it is to be run.
-        before: a preset's values, or the defaults; what these bring is no mistake of the user's.
-
-    Raises:
-        ArgumentError: naming the options; also if the method is unknown or has no run.
-    """
-    info = method_info(config.method)
-    if unused := unused_options(config, before, info.uses):
-        raise ArgumentError(
-            f"`method` {info.name} does not read {', '.join(unused)}; leave out what it does not use, or choose "
-            "another method (tracerft methods)"
-        )
-
-
-def build_method(config: FinetuneConfig, loaded: LoadedModel | None = None, parts: Parts | None = None) -> Method:
-    """The named method with its ingredients; without a model and data, those that need neither.
-
-    Raises:
-        ArgumentError: if the name is unknown, or the method is made from finished runs.
-    """
-    info = method_info(config.method)
-    assert info.build is not None  # for the type checker, see method_info
-    return info.build(ingredients(config, loaded, parts))
-
-
-def ingredients(config: FinetuneConfig, loaded: LoadedModel | None = None, parts: Parts | None = None) -> Ingredients:
-    """What a configuration, a model and data hold for a method."""
-    loss, teacher = config.loss, config.teacher
-    terms = {name: getattr(loss, name) for name in ("sd_weight", "fd", "crd", "icl", "cross_kd", "targets")}
-    named = {k: float(v or 0) for k, v in (vars(loss) | vars(teacher)).items() if not isinstance(v, str)}
-    given: dict[str, Any] = {}
-    if loaded is not None and parts is not None:
-        given = {"tokenize": loaded.tokenize, "prompts": parts.prompts, "examples": partial(_examples, loaded, parts)}
-        given["anchors"] = parts.anchors
-    return Ingredients(
-        loss=TracerLoss(**terms),
-        weights=named,
-        kernel=beta_kernel(teacher.a, teacher.b),
-        momentum=teacher.momentum,
-        update_every=teacher.update_every,
-        weighting=teacher.weighting,
-        probe=config.probe,
-        seed=config.train.seed,
-        **given,
-    )
-
-
-def _examples(loaded: LoadedModel, parts: Parts, model: nn.Module) -> tuple[Tensor, Tensor]:
-    """Unit-norm embeddings ``(n, D)`` and labels ``(n,)`` of all training images, without augmentation."""
-    split = training_split(parts)
-    return Predictor({"model": model}, loaded.tokenize).images(split)["model"], torch.from_numpy(split.labels)
+from tracerft.training.disk import refusals_told
+from tracerft.training.lock import held
+from tracerft.training.trainer import Probe, Progress, Trainer, refuse_changes
 
 
 def execute(
@@ -186,11 +36,20 @@ def execute(
 
     ``lean`` is for studies of many runs: no predictions and no report of its own, and the start is evaluated once
     for all runs of a process that share it.
+
+    Raises:
+        RunFolderError: if the folder is in use, cannot be written, or has no room.
+        StoppedError: if a signal asked the run to stop; it can be resumed.
     """
+    folder = Path(ready.config.out)
+    with refusals_told(folder), _claimed(folder, ready.config, resume):
+        return _executed(ready, resume, progress, lean)
+
+
+def _executed(ready: Ready, resume: bool, progress: Progress | None, lean: bool) -> dict[str, Any]:
     config, student, method = ready.config, ready.loaded.model, ready.method
     folder, started = Path(config.out), time.perf_counter()
-    _claim(folder, config, resume)
-    probe = _probe(ready) if config.train.probe_every else None
+    probe, every = _probes(ready)
     marks: list[float] = []
 
     def timed(step: int, total: int, terms: Mapping[str, float]) -> None:
@@ -198,16 +57,23 @@ def execute(
         if progress:
             progress(step, total, terms)
 
-    trainer = Trainer(student, method, ready.parts.source, ready.plan, folder, probe=probe, progress=timed)
+    plan = replace(ready.plan, probe_every=every)
+    trainer = Trainer(student, method, ready.parts.source, plan, folder, probe=probe, progress=timed)
     if resume:
         for problem in trainer.resume():
-            warnings.warn(f"passed over a checkpoint: {problem}", UserWarning, stacklevel=2)
+            warnings.warn(f"passed over a checkpoint: {problem}", UserWarning, stacklevel=3)
     trainer.run()
-    models = method.models()
+    models = dict(method.models())
+    proposal = None
+    if ready.guard is not None:
+        proposal = ready.guard.propose({name: end for name, end in models.items() if "-wise-" not in name})
+        models["guarded"] = proposal.model
     results = _evaluated(ready, models, None if lean else folder / "predictions")
     for name, finished in models.items():
         save_model(finished, folder / name)
     record = _record(ready, results, time.perf_counter() - started, marks)
+    if proposal is not None:
+        record["guard"] = proposal.entry
     write_json(folder / "record.json", record)
     if not lean:
         write_run_report(folder)
@@ -255,49 +121,60 @@ def _evaluated(ready: Ready, models: Mapping[str, nn.Module], predictions: Path 
     return {"pretrained": _STARTS[key], **evaluate_models(models, splits, tokenize)}
 
 
-def _plan(
-    config: FinetuneConfig, parts: Parts, pretrained: nn.Module, device: torch.device, *, trains: bool = True
-) -> Plan:
-    t = config.train
-    per_epoch = steps_per_epoch(len(parts.source), t.batch_size)
-    total = t.steps if t.steps is not None else t.epochs * per_epoch
-    total = total if trains else 0
-    same = asdict(config) | {"data_sha256": parts.source.sha256, "model_sha256": _sha256(pretrained.state_dict())}
-    del same["out"]
-    return Plan(
-        total_steps=total,
-        batch_size=t.batch_size,
-        lr=t.lr,
-        weight_decay=t.weight_decay,
-        warmup_steps=min(500, total // 10) if t.warmup_steps is None else t.warmup_steps,
-        seed=t.seed,
-        log_every=t.log_every,
-        checkpoint_every=t.checkpoint_every,
-        probe_every=t.probe_every,
-        device=device,
-        autocast=t.precision == "bf16",
-        fingerprint=_flat(same),
-    )
+# What a process leaves that was killed while it wrote one of these, see `write_text`.
+_HALF_WRITTEN = re.compile(r"\.(config\.yaml|record\.json|report\.html)\.[0-9a-f]{12}\.tmp")
 
 
-def _claim(folder: Path, config: FinetuneConfig, resume: bool) -> None:
-    """Make the run folder and write what the run is, or refuse one that is in use."""
+@contextmanager
+def _claimed(folder: Path, config: FinetuneConfig, resume: bool) -> Iterator[None]:
+    """Make the run folder, write what the run is and keep others out, or refuse one that is in use."""
     written = folder / "config.yaml"
     if resume and not written.is_file():
         raise RunFolderError(f"{folder}: nothing to resume, no config.yaml there; start without --resume")
     if resume:  # also before the first checkpoint, which would tell the same
-        refuse_changes(*(_flat(asdict(c) | {"out": None}) for c in (read_config(written), config)))
-    if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunFolderError(
-            f"{folder}: exists and is not empty; choose another --out, or go on with "
-            f"`tracerft finetune --resume {folder}`"
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not resume:
-            written.write_text(yaml.safe_dump(asdict(config), sort_keys=False))
-    except OSError as error:
-        raise RunFolderError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from error
+        refuse_changes(*(flat(asdict(c) | {"out": None}) for c in (read_config(written), config)))
+    used = RunFolderError(
+        f"{folder}: exists and is not empty; choose another --out, or go on with `tracerft finetune --resume {folder}`"
+    )
+    if folder.exists() and not folder.is_dir():
+        raise used
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held(folder))
+            halves = [path for path in folder.iterdir() if _HALF_WRITTEN.fullmatch(path.name)]
+            if not resume and len(halves) < len(list(folder.iterdir())):
+                raise used
+            halves += folder.rglob(".tmp??????") if resume else []  # safetensors' own, of models and predictions
+            for half in halves:  # the lock says that nobody is writing them any more
+                half.unlink()
+            if not resume:
+                write_text(written, yaml.safe_dump(asdict(config), sort_keys=False))
+        except TracerftError:
+            raise
+        except OSError as error:
+            raise RunFolderError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from error
+        yield
+
+
+def _probes(ready: Ready) -> tuple[Probe | None, int]:
+    """What is measured during training, and after how many steps the trainer asks whether anything is due."""
+    total, guard, method = ready.plan.total_steps, ready.guard, ready.method
+    wanted: list[tuple[int, Probe]] = [(ready.plan.probe_every, _probe(ready))] if ready.plan.probe_every else []
+    if guard is not None:
+
+        def guarded(step: int) -> Mapping[str, float]:
+            teacher = getattr(method, "teacher", None)
+            also = {} if teacher is None else {"teacher": teacher.averaged}
+            return guard.probe(step, {"student": ready.loaded.model, **also})
+
+        wanted.append((ready.config.guard.every or max(1, -(-total // 10)), guarded))
+
+    def measure(step: int) -> Mapping[str, float]:
+        due = [probe for every, probe in wanted if step == total or step % every == 0]
+        return {name: value for probe in due for name, value in probe(step).items()}
+
+    return measure if wanted else None, gcd(*(every for every, _ in wanted))
 
 
 def _probe(ready: Ready) -> Probe:
@@ -314,17 +191,3 @@ def _probe(ready: Ready) -> Probe:
         return teacher_student_gap(teacher.averaged, student, images, split.prompts, ready.loaded.tokenize)
 
     return measure
-
-
-def _sha256(state: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(state.items()):
-        digest.update(name.encode() + value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat

@@ -6,7 +6,7 @@ import torch
 
 from tests.conftest import SMALL
 from tracerft.models.tiny import tokenize
-from tracerft.training.trainer import Plan
+from tracerft.training.plan import Plan
 from tracerft.types import Batch
 
 CAPTIONS = ("zero", "one", "two", "three", "four", "five", "six", "seven")

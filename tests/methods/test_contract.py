@@ -16,7 +16,7 @@ from tracerft.models.encoder import embed, freeze
 from tracerft.models.features import capture
 from tracerft.models.head import attach_head
 from tracerft.models.tiny import TinyDualEncoder, tokenize
-from tracerft.running import ingredients
+from tracerft.preparing import ingredients
 from tracerft.training.checkpoint import join_state, split_state
 from tracerft.training.optim import optimizer_tensors
 from tracerft.training.trainer import Trainer

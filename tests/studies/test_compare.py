@@ -142,3 +142,21 @@ def test_an_unknown_method_or_budget_is_named():
         compare.arms_of(("trace",), 5, {})
     with pytest.raises(ArgumentError, match="`budget`"):
         compare.arms_of((), 2, {})
+
+
+def test_what_was_chosen_at_the_first_seed_stays_chosen(world, tmp_path, monkeypatch):
+    """Also where a strength that was run at one seed alone has the higher mean in the end."""
+    from dataclasses import replace
+
+    def measures(results, start):
+        measures.calls += 1
+        return worlds.folder_measures(results, start) | {
+            "selection": 100.0 - measures.calls
+        }  # the first run wins, then falls
+
+    measures.calls = 0
+    monkeypatch.setattr(compare, "run_all", in_process)
+    base = replace(world.base, out=str(tmp_path))
+    compare.run(tmp_path, replace(world, base=base, measures=measures), methods=("l2_sp",), seeds=2, budget=3)
+    rows = [r for r in json.loads((tmp_path / "study.json").read_text())["rows"] if r["id"] == "l2_sp"]
+    assert [r["n"] for r in rows if r["selected"]] == [2]

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from tracerft.config import FinetuneConfig
-from tracerft.errors import RunFolderError
+from tracerft.errors import WorkerError
 from tracerft.studies.runner import run_all
 
 
@@ -18,6 +18,6 @@ def test_a_killed_process_is_one_line_with_the_cure(small_model, tmp_path):
     """The folder, what is kept, what to do."""
     config = FinetuneConfig(model=str(small_model), data="digits", out=str(tmp_path / "runs" / "one"))
     expected = r"runs: a process was killed .* after 0 of 1 runs; finished runs are kept and the same command goes on"
-    with pytest.raises(RunFolderError, match=expected) as caught:
+    with pytest.raises(WorkerError, match=expected) as caught:
         run_all([config], 1, read=killed)
     assert "\n" not in str(caught.value)

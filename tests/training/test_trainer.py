@@ -5,13 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.conftest import SMALL
 from tests.methods.steps import FixedBatch, plan, random_batch
 from tracerft.config import FinetuneConfig, LossConfig
 from tracerft.errors import NonFiniteError
 from tracerft.models.tiny import TinyDualEncoder
-from tracerft.running import build_method
+from tracerft.preparing import build_method
 from tracerft.training.checkpoint import newest_checkpoint
 from tracerft.training.trainer import MAX_LOG_SCALE, Trainer
 from tracerft.types import LossTerms
@@ -109,6 +110,34 @@ def test_an_infinite_penalty_is_named_too(tmp_path):
     with pytest.raises(NonFiniteError, match=r"step 2: .*pull"):
         Trainer(TinyDualEncoder(SMALL), mine, FixedBatch(random_batch()), plan(4), tmp_path).run()
     assert mine.updates == 1
+
+
+class Transfers(TorchDispatchMode):
+    """Counts values that leave the device one by one."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Run and count."""
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_check_reads_all_values_at_once_and_exactly(tmp_path):
+    """No value is fetched alone, and each is the number it was, whatever the dtypes beside it."""
+    trainer = Trainer(TinyDualEncoder(SMALL), method("flyp"), FixedBatch(random_batch()), plan(1), tmp_path)
+    for parameter in trainer.model.parameters():
+        parameter.grad = torch.full_like(parameter, 0.1)
+    terms = {"loss": torch.tensor(0.1), "a": torch.tensor([0.1]), "b": torch.tensor(0.1, dtype=torch.bfloat16)}
+    terms["c"] = torch.tensor(0.1, dtype=torch.float64)
+    with Transfers() as seen:
+        values = trainer._checked(terms, random_batch())
+    assert seen.count == 0
+    norm = torch.nn.utils.get_total_norm([p.grad for p in trainer.model.parameters()])
+    assert values == {name: value.item() for name, value in {**terms, "grad_norm": norm}.items()}
+    with Transfers() as control:
+        float(norm)
+    assert control.count == 1
 
 
 def test_the_log_has_terms_rate_and_epoch_at_its_interval_and_the_last_step(tmp_path):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tracerft.evaluation.statistics import PairedDifference
 
 ALL_SHIFTS = "mean of shifts"
-FINETUNED = ("student", "teacher", "average")
+FINETUNED = ("student", "teacher", "average", "guarded")
 METRICS = {"top1": "top-1", "macro_f1": "macro F1", "worst_group": "worst group", "ece_15": "ECE"}
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jsonargparse import Namespace
 
     from tracerft.api import Run
-    from tracerft.running import Ready
+    from tracerft.preparing import Ready
 
 DESCRIPTION = (
     "Finetune a dual encoder. Example: tracerft finetune --preset digits --out runs/digits. "
@@ -79,7 +79,7 @@ def _read(arguments: Sequence[str]) -> tuple[FinetuneConfig, bool, bool, bool]:
     if missing:
         raise ArgumentError(f"{' and '.join(missing)} must be given; see tracerft finetune --help")
     config = _config(options)
-    from tracerft.running import refuse_unused
+    from tracerft.preparing import refuse_unused
 
     refuse_unused(config, before=_config(parser.read(preset)))
     return config, False, options.json, options.dry_run

@@ -1,13 +1,14 @@
 """Entry point: picks the command, turns errors into one line, sets the exit code.
 
-Exit codes: 0 done, 1 a run that failed, 2 the user's mistake, 130 interrupted.
+Exit codes: 0 done, 1 a run that failed, 2 the user's mistake, 130 interrupted,
+143 stopped by a signal after the step was saved.
 """
 
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from tracerft.errors import NonFiniteError, TracerftError, did_you_mean
+from tracerft.errors import NonFiniteError, StoppedError, TracerftError, WorkerError, did_you_mean
 
 COMMANDS = {
     "finetune": "finetune a dual encoder and see what it gained and forgot",
@@ -61,7 +62,9 @@ def run(arguments: list[str]) -> int:
         if debug:
             raise
         print(f"tracerft: {one_line(str(error))}", file=sys.stderr)
-        return 1 if isinstance(error, NonFiniteError) else 2
+        if isinstance(error, StoppedError):
+            return 143
+        return 1 if isinstance(error, (NonFiniteError, WorkerError)) else 2
     except KeyboardInterrupt:
         print(
             "tracerft: interrupted; finetune --resume or the same study command goes on from the last checkpoint",

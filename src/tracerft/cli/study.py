@@ -4,26 +4,20 @@ import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from tracerft.cli import world_studies
 from tracerft.cli.options import Parser
 from tracerft.errors import ArgumentError, did_you_mean
-
-if TYPE_CHECKING:
-    from jsonargparse import Namespace
-
-    from tracerft.studies.runner import Progress
-    from tracerft.studies.worlds import World
 
 STUDIES = {
     "toy": "digits, then coloured digits: who learns colour without forgetting digits (Section 5.1)",
     "shift": "finetune in one style, see what is gained and lost in the others (emoji, or domain/class/* folders)",
-    "compare": "all methods in one setting, with what each costs: own folders and suite, emoji, or digits",
+    **world_studies.STUDIES,
     "theory": "gradient descent on the linear problem against every closed form (Section 3)",
 }
 HELP = (
     "usage: tracerft study NAME [options]\n\n"
-    + "".join(f"  {name:<8}{text}\n" for name, text in STUDIES.items())
+    + "".join(f"  {name:<12}{text}\n" for name, text in STUDIES.items())
     + "\ntracerft study NAME --help tells the options of a study\n"
 )
 
@@ -39,8 +33,10 @@ def run(arguments: Sequence[str]) -> None:
             f"unknown study {name!r}{did_you_mean(name, list(STUDIES))}; there are: {', '.join(STUDIES)}"
         )
     command = shlex.join(["tracerft", "study", *arguments])
-    report = {"toy": _toy, "shift": _shift, "compare": _compare, "theory": _theory}[name](rest, command)
-    _show(report)
+    if name in world_studies.STUDIES:
+        _show(world_studies.run(name, rest, command))
+    else:
+        _show({"toy": _toy, "shift": _shift, "theory": _theory}[name](rest, command))
 
 
 def _toy(arguments: Sequence[str], command: str) -> Path:
@@ -93,63 +89,6 @@ def _shift(arguments: Sequence[str], command: str) -> Path:
     }
     with study_progress("shift study") as progress:
         return shift.run(Path(options.out), data=Path(options.data), progress=progress, command=command, **numbers)
-
-
-def _compare(arguments: Sequence[str], command: str) -> Path:
-    parser = Parser("study compare", STUDIES["compare"])
-    data = "what to finetune on: as finetune takes it; <emoji>/<style> and digits have their own start and suite"
-    parser.add_argument("--data", type=str, required=True, help=data)
-    parser.add_argument("--out", type=str, default="runs/compare", help="folder of the study; finished runs are kept")
-    parser.add_argument("--methods", type=str, default="all", help="all, or names with commas (tracerft methods)")
-    parser.add_argument("--suite", type=str, default=None, help="of own data: a YAML of an ID set and shifts")
-    parser.add_argument("--model", type=str, default="mini:lite0-minilm@96", help="start, for own data")
-    parser.add_argument("--templates", type=str, default="simple", help="captions of classes, for own data")
-    parser.add_argument("--size", type=str, default="quick", help="of digits: quick, standard or full")
-    parser.add_argument("--steps", type=int, default=150, help="optimiser steps of each run; digits have their own")
-    parser.add_argument("--batch_size", type=int, default=32, help="pairs in a batch; digits have their own")
-    parser.add_argument("--lr", type=float, default=1e-4, help="peak learning rate; digits have their own")
-    parser.add_argument("--seeds", type=int, default=1, help="seeds for the selected strengths")
-    parser.add_argument("--budget", type=int, default=5, help="strengths of each method at seed 0: 1, 3 or 5")
-    parser.add_argument("--finished", action="store_true", help="run nothing, table what is finished")
-    parser.add_argument("--workers", type=int, default=2, help="runs at a time, a core each")
-    options = parser.read(arguments)
-    from tracerft.cli.progress import study_progress
-    from tracerft.studies import compare
-
-    methods = () if options.methods == "all" else tuple(name.strip() for name in options.methods.split(","))
-    with study_progress("comparison") as progress:
-        return compare.run(
-            Path(options.out),
-            _world(options, progress),
-            methods=methods,
-            seeds=options.seeds,
-            budget=options.budget,
-            only_finished=options.finished,
-            workers=options.workers,
-            progress=progress,
-            command=command,
-        )
-
-
-def _world(options: "Namespace", progress: "Progress") -> "World":
-    """The setting that the data asks for."""
-    from tracerft.config import FinetuneConfig, TrainConfig
-    from tracerft.sources import is_digits
-    from tracerft.studies import shift, toy, worlds
-    from tracerft.studies.shift_data import is_emoji
-
-    data, out = Path(options.data), Path(options.out)
-    if is_digits(options.data):
-        folder = None if options.data == "digits" else data
-        return toy.world(
-            out, size=options.size, data=folder, seeds=options.seeds, workers=options.workers, progress=progress
-        )
-    numbers = {name: getattr(options, name) for name in ("steps", "batch_size", "lr")}
-    if is_emoji(data.parent):
-        return shift.world(out, data=data.parent, style=data.name, seeds=options.seeds, **numbers)
-    train = TrainConfig(**numbers, device="cpu", checkpoint_every=0)
-    named = {name: getattr(options, name) for name in ("model", "data", "out", "suite", "templates")}
-    return worlds.folder_world(FinetuneConfig(**named, train=train), options.seeds)
 
 
 def _theory(arguments: Sequence[str], command: str) -> Path:

@@ -50,6 +50,18 @@ def similarity_block(anchors: Tensor, keys: Tensor, scale: Tensor) -> Tensor:
 def same_caption(labels: Tensor | None, targets: str, num_pairs: int, device: torch.device) -> Tensor | None:
     """Which pairs of the batch carry the same caption, or ``None`` where the targets do not ask.
 
+    Args and errors are those of `caption_labels`.
+
+    Returns:
+        ``(N, N)`` bool with a true diagonal, or ``None`` for ``diagonal``.
+    """
+    ids = caption_labels(labels, targets, num_pairs, device)
+    return None if ids is None else ids[:, None] == ids[None, :]
+
+
+def caption_labels(labels: Tensor | None, targets: str, num_pairs: int, device: torch.device) -> Tensor | None:
+    """The caption ids that the targets ask for, checked and on their device.
+
     Args:
         labels: ``(N,)`` integer ids; equal ids mean equal captions.
         targets: ``diagonal``, ``multi_positive`` or ``masked``.
@@ -57,7 +69,7 @@ def same_caption(labels: Tensor | None, targets: str, num_pairs: int, device: to
         device: where the block lives.
 
     Returns:
-        ``(N, N)`` bool with a true diagonal, or ``None`` for ``diagonal``.
+        ``(N,)``, or ``None`` for ``diagonal``.
 
     Raises:
         ArgumentError: if targets is unknown, or labels are missing or not integers.
@@ -76,8 +88,7 @@ def same_caption(labels: Tensor | None, targets: str, num_pairs: int, device: to
         raise ShapeError(
             f"`labels` must have shape ({num_pairs},), one id a pair; got {tuple(labels.shape)}; pass batch.caption_ids"
         )
-    labels = labels.to(device)
-    return labels[:, None] == labels[None, :]
+    return labels.to(device)
 
 
 def symmetric_cross_entropy(
@@ -97,7 +108,7 @@ def symmetric_cross_entropy(
     Raises:
         ShapeError: if the blocks are not square, or hold a single pair.
     """
-    _check_pairs(*image_to_text.shape)
+    check_pairs(*image_to_text.shape)
     directions = [_cross_entropy(block, same, targets) for block in (image_to_text, text_to_image)]
     return (directions[0] + directions[1]) / 2
 
@@ -128,7 +139,7 @@ def contrastive_loss(embeddings: Embeddings, targets: str = "diagonal", labels: 
         tensor(0.3133)
     """
     num_images, num_texts = len(embeddings.image), len(embeddings.text)
-    _check_pairs(num_images, num_texts)
+    check_pairs(num_images, num_texts)
     same = same_caption(labels, targets, num_images, embeddings.image.device)
     block = similarity_block(embeddings.image, embeddings.text, embeddings.scale)
     return symmetric_cross_entropy(block, block.T, same, targets)
@@ -143,7 +154,8 @@ def check_paired(num_images: int, num_texts: int) -> None:
         )
 
 
-def _check_pairs(num_images: int, num_texts: int) -> None:
+def check_pairs(num_images: int, num_texts: int) -> None:
+    """Raise `ShapeError` unless there are as many texts as images, two at least."""
     check_paired(num_images, num_texts)
     if num_images < 2:
         raise ShapeError(

@@ -18,7 +18,10 @@ from tracerft.errors import ArgumentError, one_of
 from tracerft.losses.contrastive import TARGETS, same_caption
 from tracerft.losses.distillation import SimilarityBlocks
 from tracerft.losses.sigmoid import SigmoidBlocks, pair_loss
+from tracerft.losses.tiled import check_tile, refuse_bias, tiled_loss
 from tracerft.types import Embeddings, LossTerms
+
+LARGE = 4096  # pairs from which on (N, N) blocks, several of 64 MiB each in float32, are not kept
 
 ModelOutput = Embeddings | tuple[Tensor, ...] | list[Tensor] | Mapping[str, Any]
 
@@ -33,9 +36,11 @@ class TracerLoss(nn.Module):
         icl: weight of the interactive contrastive loss (24), >= 0.
         cross_kd: weight of cross knowledge distillation (27), >= 0.
         targets: ``diagonal``, ``multi_positive`` or ``masked``, for the contrastive term and ICL.
+        tile: rows of a tile of the similarity blocks, >= 1, see `tiled_loss`: the same loss in memory O(N tile). By
+            default blocks are whole up to 4,096 pairs and tiled beyond; the sigmoid form has whole ones only.
 
     Raises:
-        ArgumentError: if a weight is negative or not finite, or targets is unknown.
+        ArgumentError: if a weight is negative or not finite, targets is unknown, or tile is below 1.
 
     Note:
         Where the student's `Embeddings` carry a bias, the contrastive term, CRD, ICL and CrossKD are pairwise
@@ -57,15 +62,18 @@ class TracerLoss(nn.Module):
         icl: float = 1.0,
         cross_kd: float = 1.0,
         targets: str = "diagonal",
+        tile: int | None = None,
     ) -> None:
         super().__init__()
         one_of("targets", targets, TARGETS)
+        check_tile(tile)
         self.sd_weight = _weight("sd_weight", sd_weight)
         self.weights = {
             name: _weight(name, value)
             for name, value in (("fd", fd), ("crd", crd), ("icl", icl), ("cross_kd", cross_kd))
         }
         self.targets = targets
+        self.tile = tile
 
     def forward(self, student: ModelOutput, teacher: ModelOutput, labels: Tensor | None = None) -> LossTerms:
         """The weighted total and its parts for one batch.
@@ -81,12 +89,16 @@ class TracerLoss(nn.Module):
             before its weight and detached. A term of weight 0 is not computed and has no entry.
 
         Raises:
-            ArgumentError: if an output is not readable, labels are missing or not integers, or one of student and
-                teacher has a bias and the other has none.
+            ArgumentError: if an output is not readable, labels are missing or not integers, one of student and
+                teacher has a bias and the other has none, or a tile is given and the student has a bias.
             ShapeError: if student and teacher differ in shape, there is one pair only, or labels are not ``(N,)``.
         """
         pairs = Embeddings.of(student)
         active = {name: weight for name, weight in self.weights.items() if self.sd_weight * weight > 0}
+        if self.tile is not None or (pairs.bias is None and len(pairs.image) > LARGE):
+            weights = {"contrastive": 1.0} | {name: self.sd_weight * weight for name, weight in active.items()}
+            other = Embeddings.of(teacher) if active else pairs
+            return tiled_loss(pairs, other, weights, targets=self.targets, labels=labels, tile=self.tile)
         if not active:
             contrastive = pair_loss(pairs, self.targets, labels)
             return LossTerms(contrastive, {"contrastive": contrastive.detach()})
@@ -109,17 +121,14 @@ class TracerLoss(nn.Module):
     def extra_repr(self) -> str:
         """The weights and the targets, for ``print(loss)``."""
         weights = ", ".join(f"{name}={value:g}" for name, value in self.weights.items())
-        return f"sd_weight={self.sd_weight:g}, {weights}, targets={self.targets!r}"
+        tile = "" if self.tile is None else f", tile={self.tile}"
+        return f"sd_weight={self.sd_weight:g}, {weights}, targets={self.targets!r}{tile}"
 
 
 def _blocks(student: Embeddings, teacher: Embeddings) -> SimilarityBlocks:
     if student.bias is not None:
         return SigmoidBlocks(student, teacher)
-    if teacher.bias is not None:
-        raise ArgumentError(
-            "`student` must have a bias where the teacher has one; got none; pass the model's logit_bias as "
-            "Embeddings(..., bias=...), or leave it out of both for the softmax form"
-        )
+    refuse_bias(teacher)
     return SimilarityBlocks(student, teacher)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from tracerft.errors import DataError
 from tracerft.reports import figures
 from tracerft.reports.blocks import Better, Cell, Column, Figure, Repeat, Section, Table
+from tracerft.reports.guard import guard_sections
 from tracerft.reports.html import page
 from tracerft.reports.record import read_record, write_text
 from tracerft.reports.svg import inline_text
@@ -61,6 +62,8 @@ def write_run_report(folder: Path) -> Path:
     sections: list[Section] = [_measures(results), *_curves(folder / "metrics.jsonl"), _repeat(folder, record)]
     if any(_has(scores) for of_model in results.values() for scores in of_model.values()):
         sections.insert(0, _accuracies(results))
+    if record.get("guard"):
+        sections[-1:-1] = guard_sections(record["guard"])
     path = folder / "report.html"
     title = f"{record.get('method') or 'Evaluation'}: {folder.resolve().name}"
     write_text(path, page(title, _headline(record), sections, record))
@@ -165,7 +168,8 @@ def _curves(path: Path) -> list[Section]:
     log = [line for line in _log(path) if _finite(line.get("step"))]
     keys = dict.fromkeys(key for line in log for key, value in line.items() if _finite(value))
     lines = []
-    for key in sorted((key for key in keys if key not in _NOT_LOSSES), key=lambda name: name != "loss"):
+    losses = [key for key in keys if key not in _NOT_LOSSES and not key.startswith("guard_")]
+    for key in sorted(losses, key=lambda name: name != "loss"):
         points = [(line["step"], line[key]) for line in log if _finite(line.get(key))]
         if len(points) > 1:
             lines.append({"label": key, "x": [x for x, _ in points], "y": [y for _, y in points]})

@@ -14,8 +14,8 @@ from tracerft.averaging import Clock, final_pretrained_weight
 from tracerft.config import FinetuneConfig
 from tracerft.errors import ArgumentError, one_of
 from tracerft.methods import METHODS
+from tracerft.preparing import ingredients
 from tracerft.reports.figures import bars, front
-from tracerft.running import ingredients
 from tracerft.studies.merged import merged_results
 from tracerft.studies.published import PUBLISHED
 from tracerft.studies.results import Key, paired_claim, rows_of, select, write_figures
@@ -87,9 +87,9 @@ def run(
     results = {key: found | {"cost": cost} for key, (found, cost) in _measured(world, runs).items()}
     results |= merged_results(out, world, runs, seeds, methods, workers, only_finished, progress)
     labels = _labels(results)
-    rows = [
-        _with_published(row) for row in rows_of(results, [*world.columns, COLUMNS[0]], labels, _shares(world, arms))
-    ]
+    selected = select(results) | chosen  # what was chosen at seed 0 stays chosen; merges have one strength
+    found = rows_of(results, [*world.columns, COLUMNS[0]], labels, _shares(world, arms), selected)
+    rows = [_with_published(row) for row in found]
     study = {
         "study": "compare",
         "title": world.title,
@@ -195,10 +195,13 @@ def _with_published(row: dict[str, Any]) -> dict[str, Any]:
 def _claims(rows: Sequence[Mapping[str, Any]], world: World) -> list[dict[str, Any]]:
     """Table 2's order under shift: TRACER before every other method."""
     at = {row["id"]: row for row in rows if row["selected"]}
+    where = next(str(c["label"]).lower() for c in world.columns if c["key"] == world.axes[1])
     found = []
     for name, (_, outside) in PUBLISHED.items():
         if name != "tracer" and name in at and "tracer" in at and _seeds(at[name]) == _seeds(at["tracer"]):
-            text = f"TRACER is better under shift than {name} ({PUBLISHED['tracer'][1]:.1f} against {outside:.1f})"
+            text = (
+                f"TRACER beats {name} under shift ({PUBLISHED['tracer'][1]:.1f} against {outside:.1f}); here: {where}"
+            )
             found.append(paired_claim(f"over-{name}", text, at["tracer"], at[name], world.axes[1]))
     return found
 

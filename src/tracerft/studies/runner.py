@@ -14,7 +14,7 @@ import torch
 
 from tracerft.api import ReadParts, Run, run_config, wise_path
 from tracerft.config import FinetuneConfig, read_config
-from tracerft.errors import ArgumentError, RunFolderError
+from tracerft.errors import ArgumentError, RunFolderError, WorkerError
 from tracerft.evaluation.suite import evaluate_models
 from tracerft.models.weights import load_model
 from tracerft.reports.record import environment, read_json, write_json
@@ -65,7 +65,7 @@ def run_all(
         The runs in the order of ``configs``.
 
     Raises:
-        RunFolderError: if a process was killed from outside.
+        WorkerError: if a process was killed from outside.
     """
     if workers < 1:
         raise ArgumentError(f"`workers` must be at least 1; got {workers}")
@@ -81,7 +81,7 @@ def run_all(
                 if progress:
                     progress(done, len(configs), Path(out).name)
         except BrokenProcessPool as error:
-            raise RunFolderError(
+            raise WorkerError(
                 f"{Path(configs[0].out).parent}: a process was killed from outside, often for want of memory, after "
                 f"{done} of {len(configs)} runs; finished runs are kept and the same command goes on from them; take "
                 "fewer --workers if it happens again"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from tracerft.errors import CheckpointError
 
 FORMAT = 1
 MANIFEST, STATE = "manifest.json", "state.json"
+KEEP = 2  # the newest may be damaged, then the one before it serves
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def join_state(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> dict[
     return dict(state)
 
 
-def write_checkpoint(root: Path, checkpoint: Checkpoint, *, keep: int = 2) -> Path:
+def write_checkpoint(root: Path, checkpoint: Checkpoint, *, keep: int = KEEP) -> Path:
     """Write ``root/step-XXXXXXXX`` and remove all but the newest ``keep`` folders.
 
     Raises:
@@ -87,11 +89,26 @@ def write_checkpoint(root: Path, checkpoint: Checkpoint, *, keep: int = 2) -> Pa
             shutil.rmtree(final)
         os.replace(temporary, final)
         _sync_folder(root)
-    except OSError as error:
-        raise CheckpointError(f"{final}: checkpoint not written ({error}); older ones are untouched") from error
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)  # its room may be what is missing
+        raise CheckpointError(
+            f"{final}: checkpoint not written ({error}); older ones are untouched; make room there or make it "
+            "writable, then resume the run"
+        ) from error
+    prune(root, keep=keep)
+    return final
+
+
+def prune(root: Path, *, keep: int = KEEP) -> None:
+    """Remove all but the newest ``keep`` checkpoints."""
     for old in folders(root)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
-    return final
+
+
+def remove_half_written(root: Path) -> None:
+    """Remove what a process left that was killed while it wrote."""
+    for half in root.glob(".step-*.writing"):
+        shutil.rmtree(half, ignore_errors=True)
 
 
 def _files(checkpoint: Checkpoint) -> list[tuple[str, bytes | dict[str, Tensor]]]:

@@ -3,75 +3,33 @@
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tracerft.data.sampling import batch_at, keys
 from tracerft.errors import NonFiniteError, StateError
 from tracerft.methods import Method
-from tracerft.models.encoder import embed
-from tracerft.models.features import capture
 from tracerft.training.checkpoint import (
     Checkpoint,
     join_state,
     newest_checkpoint,
+    prune,
+    remove_half_written,
     split_state,
     write_checkpoint,
 )
+from tracerft.training.gradcache import Passes
 from tracerft.training.optim import adamw, learning_rate, load_optimizer_tensors, optimizer_tensors
-from tracerft.types import Batch, Embeddings
+from tracerft.training.plan import Plan, Source
+from tracerft.training.stopping import stop_requests
+from tracerft.types import Batch
 
 MAX_LOG_SCALE = math.log(100.0)  # CLIP's own clamp; a model that starts above (SigLIP) keeps its start as the cap
-
-
-class Source(Protocol):
-    """Where training batches come from."""
-
-    def __len__(self) -> int:
-        """Number of samples."""
-        ...
-
-    def batch(self, sample_ids: NDArray[np.int64], epoch: int) -> Batch:
-        """The batch of these samples in this epoch; a pure function of both."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How long, how fast, how often.
-
-    Args:
-        total_steps: T optimiser steps, fixed at the start.
-        batch_size: pairs in a batch.
-        lr: peak learning rate.
-        weight_decay: of AdamW.
-        warmup_steps: linear warm-up.
-        seed: of order and randomness.
-        log_every, checkpoint_every, probe_every: steps between log lines, checkpoints and probes; 0 is
-            never (the last step is always logged).
-        device: where the model is.
-        autocast: bf16 autocast of the forward passes.
-        fingerprint: what must be the same on resume.
-    """
-
-    total_steps: int
-    batch_size: int
-    lr: float
-    weight_decay: float
-    warmup_steps: int
-    seed: int
-    log_every: int
-    checkpoint_every: int
-    probe_every: int
-    device: torch.device
-    autocast: bool
-    fingerprint: Mapping[str, Any]
 
 
 Probe = Callable[[int], Mapping[str, float]]
@@ -115,21 +73,29 @@ class Trainer:
 
         Raises:
             NonFiniteError: before the teacher takes in a NaN.
+            StoppedError: after SIGTERM or SIGUSR1, the step finished and saved; Ctrl-C is a `KeyboardInterrupt` then.
         """
         self.model.train()
         if self.step == 0:
             self._truncate_log(0)
             self._log(self._probe())
-        while self.step < self.plan.total_steps:
-            terms = self._one_step()
-            last = self.step == self.plan.total_steps
-            line: dict[str, float] = dict(terms) if last or self._due(self.plan.log_every) else {}
-            line |= self._probe() if last or self._due(self.plan.probe_every) else {}
-            self._log(line)
-            if last or self._due(self.plan.checkpoint_every):
-                self.save()
-            if self.progress:
-                self.progress(self.step, self.plan.total_steps, terms)
+        with stop_requests() as request:
+            stopping = False
+            while self.step < self.plan.total_steps and not stopping:
+                terms = self._one_step()
+                last = self.step == self.plan.total_steps
+                line: dict[str, float] = dict(terms) if last or self._due(self.plan.log_every) else {}
+                line |= self._probe() if last or self._due(self.plan.probe_every) else {}
+                self._log(line)
+                stopping = request.asked  # read once: a step that is left must have been saved
+                if last or stopping or self._due(self.plan.checkpoint_every):
+                    self.save()
+                if self.progress:
+                    self.progress(self.step, self.plan.total_steps, terms)
+            request.refuse_to_go_on(
+                f"step {self.step} of {self.plan.total_steps} is saved; go on with "
+                f"`tracerft finetune --resume {self.folder}`"
+            )
 
     def _one_step(self) -> dict[str, float]:
         plan = self.plan
@@ -138,14 +104,15 @@ class Trainer:
         rate = learning_rate(self.step, total_steps=plan.total_steps, peak=plan.lr, warmup_steps=plan.warmup_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        passes = Passes(
+            model=self.model,
+            method=self.method,
+            chunks=plan.accumulate,
+            autocast=partial(torch.autocast, plan.device.type, torch.bfloat16, enabled=plan.autocast),
+            seed=lambda purpose: int(keys(plan.seed, epoch, np.array([self.step]), purpose)[0] >> np.uint64(1)),
+        )
         with torch.random.fork_rng(devices=[]):  # dropout and the like: keyed by the step, never left over
-            torch.manual_seed(int(keys(plan.seed, epoch, np.array([self.step]), "step")[0] >> np.uint64(1)))
-            with torch.autocast(plan.device.type, torch.bfloat16, enabled=plan.autocast):
-                student = self._embed(self.model, batch)
-                with torch.no_grad():
-                    references = {name: self._embed(m, batch) for name, m in self.method.references().items()}
-                terms = self.method.objective(student, references, batch)
-            terms.total.backward()  # type: ignore[no-untyped-call]
+            terms = passes.backward(batch)
             penalty = self.method.penalty(self.model)
         logged = {"loss": terms.total.detach(), **terms.parts}
         if penalty is not None:
@@ -159,18 +126,13 @@ class Trainer:
         self.method.after_step(self.model)
         return {**values, "lr": rate, "epoch": epoch}
 
-    def _embed(self, model: nn.Module, batch: Batch) -> Embeddings:
-        """Embeddings, with the features of the layers that the method names."""
-        layers: tuple[str, ...] = getattr(self.method, "layers", ())
-        if not layers:
-            return embed(model, batch)
-        with capture(model, layers) as seen:
-            return replace(embed(model, batch), features=seen)
-
     def _checked(self, terms: Mapping[str, Tensor], batch: Batch) -> dict[str, float]:
-        values = {name: float(value) for name, value in terms.items()}
+        """All values as numbers, in one transfer from the device."""
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        values["grad_norm"] = float(torch.nn.utils.get_total_norm(gradients))
+        terms = {**terms, "grad_norm": torch.nn.utils.get_total_norm(gradients)}
+        where = terms["loss"].device
+        together = torch.stack([torch.as_tensor(value, device=where).reshape(()) for value in terms.values()])
+        values = dict(zip(terms, together.tolist(), strict=True))
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad:
             shown = ", ".join(str(int(i)) for i in batch.sample_ids[:5])
@@ -230,7 +192,9 @@ class Trainer:
         Raises:
             StateError: if the checkpoint was made by another configuration, model or data set.
         """
-        checkpoint, problems = newest_checkpoint(self.folder / "checkpoints")
+        root = self.folder / "checkpoints"
+        remove_half_written(root)
+        checkpoint, problems = newest_checkpoint(root)
         if checkpoint is None:
             return problems
         refuse_changes(checkpoint.state["fingerprint"], self.plan.fingerprint)
@@ -239,6 +203,8 @@ class Trainer:
         self.method.load_state_dict(join_state(checkpoint.parts["method"], checkpoint.state["method"]))
         self.step = checkpoint.step
         self._truncate_log(checkpoint.state["log_bytes"])
+        if not problems:  # a kill may have come before it; beside damaged ones, every other is worth keeping
+            prune(root)
         return problems
 
 
