@@ -36,9 +36,9 @@ STRENGTHS: dict[str, tuple[float, ...]] = {
 PATHS = {"wise_ft": "flyp", "wise_ce": "ce_ft"}  # WiSE-FT is the path of a run, at no cost
 ALPHAS = 6  # points of a path, ends included
 COLUMNS: tuple[dict[str, Any], ...] = (
-    {"key": "cost", "label": "Cost of a step against FLYP", "unit": "x", "better": "lower", "digits": 2},
-    {"key": "published_id", "label": "Published ImageNet (other pipeline)", "unit": "%", "better": None},
-    {"key": "published_ood", "label": "Published mean of four shifts (other pipeline)", "unit": "%", "better": None},
+    {"key": "cost", "label": "Step against FLYP", "unit": "x", "better": "lower", "digits": 2},
+    {"key": "published_id", "label": "Paper, ImageNet (other pipeline)", "unit": "%", "better": None},
+    {"key": "published_ood", "label": "Paper, four shifts (other pipeline)", "unit": "%", "better": None},
 )
 
 
