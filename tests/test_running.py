@@ -309,3 +309,14 @@ def test_all_batches_are_within_the_training_part(run, data):
     assert (len(trained), len(held), trained & held) == (15, 3, set())
     assert TRAIN["batch_size"] * 2 <= len(trained)
     assert np.isfinite(run.record["seconds"])
+
+
+def test_what_a_method_refuses_at_its_start_leaves_no_folder(data, tmp_path):
+    """SigLIP has no plain projections for CaRot; the same --out works with another method."""
+    from tests.models.small import hf_folder
+
+    options = {"data": data / "photos", "out": tmp_path / "run", "train": TRAIN}
+    with pytest.raises(ArgumentError, match="projection matrices"):
+        tracerft.finetune(f"hf:{hf_folder('siglip')}", method="carot", **options)
+    assert not (tmp_path / "run").exists()
+    finetune(data / "photos", tmp_path / "run", method="flyp")

@@ -154,7 +154,13 @@ def _claimed(folder: Path, config: FinetuneConfig, resume: bool) -> Iterator[Non
             raise
         except OSError as error:
             raise RunFolderError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from error
-        yield
+        try:
+            yield
+        except TracerftError:
+            if not resume and [path.name for path in folder.iterdir()] == [written.name]:
+                written.unlink()  # refused before the first step: nothing to resume, so nothing in the way
+                folder.rmdir()
+            raise
 
 
 def _probes(ready: Ready) -> tuple[Probe | None, int]:

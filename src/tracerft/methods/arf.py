@@ -52,6 +52,9 @@ class ARF(Contrastive):
         captions: weight >= 0 of the loss on captions.
         retrieved: weight >= 0 of the loss on retrieved pairs.
         targets, cross_frobenius_weight: as for `Contrastive`.
+
+    Raises:
+        ArgumentError: if captions or pool are missing.
     """
 
     def __init__(
@@ -71,31 +74,35 @@ class ARF(Contrastive):
             coefficients={"loss.arf_captions": captions, "loss.arf_retrieved": retrieved},
         )
         self._anchors_of_batch, self._step = anchors, 0
-        self._weights = {"arf_captions": captions, "arf_retrieved": retrieved}
+        weights = {"arf_captions": captions, "arf_retrieved": retrieved}
+        self._active = self._present({option: weight for option, weight in weights.items() if weight > 0})
 
-    def start(self, model: nn.Module, total_steps: int) -> None:
-        """Search the pool with the pretrained model.
+    def _present(self, weights: Mapping[str, float]) -> dict[str, float]:
+        """The terms whose data is there.
 
         Raises:
-            ArgumentError: if something is missing.
+            ArgumentError: if one is missing of ``arf``, or all of ``arf_lite``.
         """
-        super().start(model, total_steps)
-        self._step = 0
         anchors = self._anchors_of_batch
-        present = {
+        there = {
             "arf_captions": anchors is not None and anchors.has_captions,
             "arf_retrieved": anchors is not None and anchors.has_pool,
         }
-        missing = [name for name, weight in self._weights.items() if weight > 0 and not present[name]]
-        if missing and (self.name == "arf" or not any(present.values())):
+        missing = [name for name in weights if not there[name]]
+        if missing and (self.name == "arf" or not any(there.values())):
             what = {"arf_captions": "captions beside the labels", "arf_retrieved": "a pool (--pool DATA)"}
             raise ArgumentError(
                 f"`method` {self.name} needs {' and '.join(what[m] for m in missing)}; give it, or take arf_lite, "
                 "which goes on with what there is"
             )
-        self._active = {name: w for name, w in self._weights.items() if w > 0 and present[name]}
-        if "arf_retrieved" in self._active and anchors is not None:
-            anchors.search(lambda batches: _embedded(model, batches))
+        return {name: weight for name, weight in weights.items() if there[name]}
+
+    def start(self, model: nn.Module, total_steps: int) -> None:
+        """Search the pool with the pretrained model."""
+        super().start(model, total_steps)
+        self._step = 0
+        if "arf_retrieved" in self._active and self._anchors_of_batch is not None:
+            self._anchors_of_batch.search(lambda batches: _embedded(model, batches))
 
     def objective(self, student: Embeddings, references: Mapping[str, Embeddings], batch: Batch) -> LossTerms:
         """InfoNCE on class prompts, on captions, on retrieved pairs."""
