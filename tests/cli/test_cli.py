@@ -343,3 +343,13 @@ def test_a_failed_run_exits_with_1(monkeypatch, capsys):
 def test_control_characters_are_made_visible():
     """A file name cannot move the cursor."""
     assert one_line("a\n b\x1b[2J" + os.linesep) == "a b\\x1b[2J"
+
+
+def test_a_warning_is_a_line_without_code(tmp_path):
+    """A guard that is passed at once; in a process of its own, as it is seen."""
+    command = [sys.executable, "-m", "tracerft", "finetune", "--preset", "digits", "--out", str(tmp_path / "run")]
+    options = ["--method", "flyp", "--train.steps", "2", "--train.lr", "0.01", "--guard.max_drop", "0.1"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
+    (line,) = [x for x in done.stderr.splitlines() if "guard set agreement" in x]
+    assert line.startswith("tracerft: warning: step ")
+    assert "UserWarning" not in done.stderr

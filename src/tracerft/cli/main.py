@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 a run that failed, 2 the user's mistake, 130 interrupted,
 """
 
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -19,7 +20,7 @@ COMMANDS = {
     "inspect": "look at a data set before a run: what is broken, repeated, leaked",
     "import-pt": "turn a foreign .pt file into safetensors without running its code",
     "methods": "list the finetuning methods",
-    "study": "repeat an experiment of the paper: toy, shift, theory",
+    "study": "repeat an experiment of the paper, or compare all methods in one setting",
     "report": "write report.html of a finished run or study again",
 }
 
@@ -37,7 +38,13 @@ HELP = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
+    warnings.showwarning = _show_warning  # type: ignore[assignment]  # it takes the rest as it comes
     sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    """A warning as a line of the command's own, without the place in the code that it comes from."""
+    print(f"tracerft: warning: {one_line(str(message))}", file=sys.stderr)
 
 
 def run(arguments: list[str]) -> int:
