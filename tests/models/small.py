@@ -1,6 +1,8 @@
 """Real architectures, small and with random weights, made on the spot."""
 
+import atexit
 import json
+import shutil
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -51,10 +53,17 @@ OPEN_CLIP = {
 }
 
 
+def temporary(prefix: str) -> str:
+    """A folder that goes with the process."""
+    where = mkdtemp(prefix=prefix)
+    atexit.register(shutil.rmtree, where, ignore_errors=True)
+    return where
+
+
 @cache
 def folder(kind: str) -> str:
     """A local-dir folder, made with stock open_clip alone."""
-    where = Path(mkdtemp(prefix=f"tracerft-{kind}-"))
+    where = Path(temporary(f"tracerft-{kind}-"))
     config = {"model_cfg": OPEN_CLIP[kind], "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}}
     (where / "open_clip_config.json").write_text(json.dumps(config))
     torch.manual_seed(3)
@@ -110,7 +119,7 @@ def hf_folder(kind: str) -> str:
     """A folder that transformers alone wrote: model, tokenizer, image processor."""
     import transformers
 
-    where = mkdtemp(prefix=f"tracerft-hf-{kind}-")
+    where = temporary(f"tracerft-hf-{kind}-")
     model = transformer(kind)
     model.save_pretrained(where)
     tokenizer(12, kind).save_pretrained(where)
