@@ -14,7 +14,7 @@ DEMO := runs/toy
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format slow faults clean
+.PHONY: help demo test check format slow faults fuzz audit clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -46,6 +46,15 @@ slow: $(DEV) ## the tests that train for minutes
 
 faults: $(DEV) ## kill hundreds of runs and compare what resuming makes of them (minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m faults tests/faults
+
+fuzz: $(DEV) ## damage thousands of files of every kind that is read (minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m fuzz tests/fuzz
+
+audit: constraints.txt | $(BIN)/python ## ask for known weaknesses of every pinned package (needs a network)
+	@$(BIN)/python -m venv build/audit  # an environment of its own: what pip-audit needs is not ours to pin
+	@build/audit/bin/python -m pip install --disable-pip-version-check --quiet 'pip-audit>=2.9' \
+	  || { echo "NOT AUDITED: pip-audit cannot be installed" >&2; exit 2; }
+	@build/audit/bin/python tests/supply/audit.py constraints.txt
 
 clean: ## remove builds and caches; .venv and runs stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

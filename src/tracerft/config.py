@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import yaml
 
+from tracerft.config_types import wrong_types
+from tracerft.data.text import shown
 from tracerft.errors import ArgumentError, DataError, did_you_mean
 
 T = TypeVar("T")
@@ -350,7 +352,11 @@ def read_config(path: Path) -> FinetuneConfig:
     try:
         raw = yaml.safe_load(path.read_text())
         raw |= {name: group(kind, raw.get(name), name) for name, kind in GROUPS.items()}
-        return FinetuneConfig(**raw)
-    except (OSError, yaml.YAMLError, TypeError, AttributeError, ArgumentError) as error:
-        reason = " ".join(str(error).split())
+        config = FinetuneConfig(**raw)
+        if wrong := wrong_types(config):
+            raise TypeError("; ".join(wrong))
+        return config
+    except (OSError, yaml.YAMLError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        # ValueError: an ArgumentError, bytes that are no UTF-8, or a date such as 2026-13-45
+        reason = shown(" ".join(str(error).split()), 400)
         raise DataError(f"{path}: not the configuration of a run ({reason}); was it edited by hand?") from error

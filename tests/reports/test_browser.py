@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.reports.example import write_study
-from tracerft.reports.study import write_study_report
+from tests.reports.example import HOSTILE, write_study
+from tests.reports.predictions import write_predicted_run
+from tracerft.reports.comparison import write_comparison
+from tracerft.reports.study import write_run_report, write_study_report
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(
@@ -18,6 +20,17 @@ QUIET = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
+# Puts the page into a frame of 400 px and notes how wide it wants to be.
+NARROW = """
+  const frame = document.createElement("iframe");
+  frame.style.cssText = "width:400px;height:800px;border:0";
+  frame.onload = () => {
+    const root = frame.contentDocument.documentElement;
+    document.documentElement.dataset.wide = root.scrollWidth + "/" + root.clientWidth;
+  };
+  frame.srcdoc = document.documentElement.outerHTML.replace(/<script[^]*?<\\/script>/g, "");
+  document.body.append(frame);
+"""
 
 
 def rendered(path: Path, profile: Path) -> str:
@@ -87,16 +100,22 @@ def test_columns_sort_both_ways_and_back(report, tmp_path):
 
 def test_a_narrow_window_scrolls_tables_and_not_the_page(report, tmp_path):
     """At 400 px the page is no wider than its window."""
-    script = """
-      const frame = document.createElement("iframe");
-      frame.style.cssText = "width:400px;height:800px;border:0";
-      frame.onload = () => {
-        const root = frame.contentDocument.documentElement;
-        document.documentElement.dataset.wide = root.scrollWidth + "/" + root.clientWidth;
-      };
-      frame.srcdoc = document.documentElement.outerHTML.replace(/<script[^]*?<\\/script>/g, "");
-      document.body.append(frame);
-    """
-    found = re.search(r'data-wide="(\d+)/(\d+)"', rendered(with_script(report, script), tmp_path))
+    found = re.search(r'data-wide="(\d+)/(\d+)"', rendered(with_script(report, NARROW), tmp_path))
+    assert found
+    assert int(found[1]) <= int(found[2]) <= 400
+
+
+@pytest.mark.parametrize("kind", ["run", "comparison"])
+def test_forgetting_and_comparison_are_inert_and_fit_a_narrow_window(kind, tmp_path):
+    """Hostile class, split and run names do nothing even without the policy; 400 px are enough."""
+    folders = [write_predicted_run(tmp_path / name) for name in ("one", HOSTILE[1])]
+    if kind == "comparison":
+        write_comparison(folders, tmp_path / "both")
+    path = write_run_report(folders[0]) if kind == "run" else tmp_path / "both" / "comparison.html"
+    dom = rendered(with_script(path, NARROW), tmp_path / "profile")
+    root = dom[: dom.index("<head")]
+    assert "data-broken" not in root
+    assert 'data-script="ready"' in root
+    found = re.search(r'data-wide="(\d+)/(\d+)"', root)
     assert found
     assert int(found[1]) <= int(found[2]) <= 400

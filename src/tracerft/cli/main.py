@@ -21,6 +21,7 @@ COMMANDS = {
     "import-pt": "turn a foreign .pt file into safetensors without running its code",
     "methods": "list the finetuning methods",
     "study": "repeat an experiment of the paper, or compare all methods in one setting",
+    "compare": "put finished runs on one page, with tables for Markdown, CSV and LaTeX",
     "report": "write report.html of a finished run or study again",
 }
 

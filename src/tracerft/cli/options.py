@@ -103,12 +103,14 @@ def refuse_aliases(path: Path) -> None:
     """Refuse a YAML file with aliases: nothing here needs them, and nested ones grow without bound.
 
     Raises:
-        ArgumentError: if ``path`` is a YAML file with an alias.
+        ArgumentError: if ``path`` is a YAML file with an alias, or no UTF-8 text.
     """
     if path.suffix not in (".yaml", ".yml") or not path.is_file():
         return
     try:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(path.read_text(), Loader=yaml.SafeLoader)):
             raise ArgumentError(f"{path}: YAML aliases (*name) are not accepted; write the value out")
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+    except UnicodeDecodeError as error:
+        raise ArgumentError(f"{path} is no UTF-8 text; give a YAML file") from error
+    except (OSError, yaml.YAMLError):
         return  # the parser says what is wrong

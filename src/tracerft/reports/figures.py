@@ -1,4 +1,4 @@
-"""Four kinds of figure from plain rows, each returned as one small SVG text.
+"""Five kinds of figure from plain rows, each returned as one small SVG text.
 
 Knows no study: the caller says which keys to draw. Equal input gives equal text. matplotlib loads on first use.
 """
@@ -13,6 +13,7 @@ from tracerft.errors import ArgumentError
 from tracerft.reports.marks import (
     bar_groups,
     curve,
+    diagonal,
     front_line,
     legend_below,
     legend_columns,
@@ -173,6 +174,32 @@ def curves(lines: Sequence[Mapping[str, Any]], *, x_label: str = "step", y_label
 
     columns = legend_columns([str(line.get("label", "")) for line in lines])
     return _draw(paint, 3.0 + 0.2 * math.ceil(len(lines) / columns))
+
+
+def reliability(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Accuracy against confidence, one line with markers a model, beside the diagonal of perfect calibration.
+
+    Args:
+        lines: each ``{"label", "x": [...], "y": [...]}`` in percent, one point a bin.
+
+    Returns:
+        SVG text.
+
+    Raises:
+        ArgumentError: if there is no line.
+    """
+    _some("lines", lines)
+
+    def paint(axes: "Axes") -> None:
+        diagonal(axes)
+        for index, line in enumerate(lines):
+            points = [((x, None, 1), (y, None, 1), False) for x, y in zip(line["x"], line["y"], strict=True)]
+            front_line(axes, index, str(line["label"]), points)
+        axes.set(xlabel="confidence, %", ylabel="accuracy, %", xlim=(-2, 102), ylim=(-2, 102))
+        axes.grid(True)
+        legend_below(axes)
+
+    return _draw(paint, 3.5 + 0.2 * math.ceil(len(lines) / legend_columns([str(line["label"]) for line in lines])))
 
 
 def _by_method(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:

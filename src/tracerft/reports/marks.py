@@ -69,6 +69,11 @@ def reference_lines(axes: "Axes", x: Cell, y: Cell, name: str) -> None:
     axes.set_xlim(low, high)
 
 
+def diagonal(axes: "Axes") -> None:
+    """Where accuracy equals confidence, in percent."""
+    axes.plot([0, 100], [0, 100], color=INK, linewidth=0.9, linestyle=(0, (2, 2)), alpha=0.7)
+
+
 def plain_log(axes: "Axes") -> None:
     """A logarithmic vertical axis with ticks such as 0.001, since formulas are switched off."""
     from matplotlib.ticker import FuncFormatter, NullFormatter

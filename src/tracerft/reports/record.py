@@ -61,13 +61,13 @@ def read_json(path: Path, cure: str) -> dict[str, Any]:
         cure: what the user can do when the file is missing or damaged, as the end of a sentence.
 
     Raises:
-        DataError: if the file is missing, is not JSON, or is not an object.
+        DataError: if the file is missing, is not JSON, is not an object, or holds NaN or an infinite number.
     """
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_finite, parse_float=_finite)
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{path} does not exist; {cure}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8, or a number that is not finite
         raise DataError(f"{path} is not readable JSON ({error}); {cure}") from None
     if not isinstance(value, dict):
         raise DataError(f"{path} must hold a JSON object; got {type(value).__name__}; {cure}")
@@ -128,6 +128,13 @@ def _version(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _finite(text: str) -> float:
+    """A number as JSON's grammar allows it; Python's reader would also take NaN, Infinity and 1e999."""
+    if not math.isfinite(float(text)):
+        raise ValueError(f"{text} is not finite")
+    return float(text)
 
 
 def _dumps(path: Path, value: Any) -> str:

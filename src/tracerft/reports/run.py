@@ -3,18 +3,18 @@
 Fractions of the record are printed in percent.
 """
 
-import json
-import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tracerft.errors import DataError
+from tracerft.errors import DataError, TracerftError
 from tracerft.reports import figures
 from tracerft.reports.blocks import Better, Cell, Column, Figure, Repeat, Section, Table
+from tracerft.reports.forgetting import forgetting_sections
 from tracerft.reports.guard import guard_sections
 from tracerft.reports.html import page
+from tracerft.reports.log import finite, read_log
 from tracerft.reports.record import read_record, write_text
 from tracerft.reports.svg import inline_text
 from tracerft.reports.tables import MISSING, number
@@ -58,8 +58,21 @@ def write_run_report(folder: Path) -> Path:
     """
     folder = Path(folder)
     record = read_record(folder)
+    try:
+        return _written(folder, record)
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        if isinstance(error, TracerftError):
+            raise
+        reason = " ".join(repr(error).split())[:200]
+        raise DataError(f"{folder}: record or log hold what no run writes ({reason}); restore them") from error
+
+
+def _written(folder: Path, record: Mapping[str, Any]) -> Path:
     results: Results = record["results"]
-    sections: list[Section] = [_measures(results), *_curves(folder / "metrics.jsonl"), _repeat(folder, record)]
+    sections: list[Section] = [
+        *forgetting_sections(folder, record), _measures(results), *_curves(folder / "metrics.jsonl"),
+        _repeat(folder, record),
+    ]  # fmt: skip
     if any(_has(scores) for of_model in results.values() for scores in of_model.values()):
         sections.insert(0, _accuracies(results))
     if record.get("guard"):
@@ -165,12 +178,12 @@ def _measures(results: Results) -> Table:
 
 def _curves(path: Path) -> list[Section]:
     """The loss and its parts over training; nothing where the run kept no log."""
-    log = [line for line in _log(path) if _finite(line.get("step"))]
-    keys = dict.fromkeys(key for line in log for key, value in line.items() if _finite(value))
+    log = [line for line in read_log(path) if finite(line.get("step"))]
+    keys = dict.fromkeys(key for line in log for key, value in line.items() if finite(value))
     lines = []
     losses = [key for key in keys if key not in _NOT_LOSSES and not key.startswith("guard_")]
     for key in sorted(losses, key=lambda name: name != "loss"):
-        points = [(line["step"], line[key]) for line in log if _finite(line.get(key))]
+        points = [(line["step"], line[key]) for line in log if finite(line.get(key))]
         if len(points) > 1:
             lines.append({"label": key, "x": [x for x, _ in points], "y": [y for _, y in points]})
     if not lines:
@@ -180,28 +193,6 @@ def _curves(path: Path) -> list[Section]:
     return [
         Figure("Learning curves", svg, caption, f"Lines over training: {', '.join(str(x['label']) for x in lines)}.")
     ]
-
-
-def _log(path: Path) -> list[dict[str, Any]]:
-    """Lines of metrics.jsonl with ``parts`` laid flat; a last line cut short by a crash is left out."""
-    if not path.exists():
-        return []
-    texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    lines = []
-    for index, text in enumerate(texts, start=1):
-        try:
-            line = json.loads(text) if text.strip() else {}
-            lines.append({**line, **(line.get("parts") or {})})
-        except (json.JSONDecodeError, TypeError, AttributeError):
-            if index < len(texts):
-                raise DataError(
-                    f"{path}, line {index}, must be a JSON object; got {text[:40]!r}; remove that line and try again"
-                ) from None
-    return lines
-
-
-def _finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _repeat(folder: Path, record: Mapping[str, Any]) -> Repeat:

@@ -1,8 +1,10 @@
-"""Numbers to text and rows to tables: Markdown for files, rich for the terminal.
+"""Numbers to text and rows to tables: Markdown, CSV and LaTeX for files, rich for the terminal.
 
 Imports `errors` only; rich is loaded when a terminal table is asked for.
 """
 
+import csv
+import io
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -138,3 +140,66 @@ def _plain(cell: object) -> str:
 def _markdown_cell(cell: object) -> str:
     text = " ".join(_plain(cell).split()).replace("\\", "\\\\").replace("|", "\\|")
     return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def csv_text(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Comma-separated values; a text that a spreadsheet would run as a formula gets a quote in front.
+
+    Args:
+        headers: one text a column.
+        rows: cells; numbers with six significant digits, ``None`` is left empty.
+
+    Raises:
+        ShapeError: if a row has another number of cells than ``headers``.
+    """
+    _rectangular(headers, rows)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for line in (headers, *rows):
+        writer.writerow([_csv_cell(cell) for cell in line])
+    return text.getvalue()
+
+
+def _csv_cell(cell: object) -> str:
+    if cell is None:
+        return ""
+    if isinstance(cell, (int, float)):
+        return f"{cell:.6g}"
+    text = _plain(cell)
+    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
+
+
+_LATEX = {
+    **{c: f"\\{c}" for c in "{}$&#_%"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    '"': r"\textquotedbl{}", "−": "$-$", "±": r"$\pm$", MISSING: "--", "[": "{[}", "]": "{]}",
+}  # fmt: skip
+
+
+def latex(headers: Sequence[str], rows: Sequence[Sequence[object]], bold: Sequence[Sequence[bool]] = ()) -> str:
+    r"""A ``tabular`` with the rules of booktabs; cells are text, so no command in a name is obeyed.
+
+    Args:
+        headers: one text a column; the first is set left, the others right.
+        rows: cells, printed with ``str``; ``None`` becomes a dash.
+        bold: which cells to set in ``\textbf``, of the shape of ``rows``; empty for none.
+
+    Returns:
+        Lines joined by newlines, to ``\input`` where ``\usepackage{booktabs}`` is loaded.
+
+    Raises:
+        ShapeError: if a row has another number of cells than ``headers``.
+    """
+    _rectangular(headers, rows)
+    lines = []
+    for index, row in enumerate(rows):
+        marks = bold[index] if bold else [False] * len(row)
+        cells = [rf"\textbf{{{_latex(c)}}}" if mark else _latex(c) for c, mark in zip(row, marks, strict=True)]
+        lines.append(" & ".join(cells) + r" \\")
+    head = " & ".join(map(_latex, headers)) + r" \\"
+    start = rf"\begin{{tabular}}{{l{'r' * (len(headers) - 1)}}}"
+    return "\n".join([start, r"\toprule", head, r"\midrule", *lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _latex(cell: object) -> str:
+    return "".join(_LATEX.get(c, c) for c in " ".join(_plain(cell).split()))
