@@ -297,6 +297,7 @@ def test_a_study_finds_its_run_again_with_targets_left_to_auto(data, tmp_path):
     assert first.record["config"] == asdict(given) | {"loss": asdict(given.loss) | {"targets": "multi_positive"}}
     assert runner.finish(given).record == first.record
     assert not (tmp_path / "run/predictions").exists()
+    assert not (tmp_path / "run/checkpoints").exists()
     with pytest.raises(RunFolderError, match="holds a run with other settings"):
         runner.finish(config(data / "photos", out=str(tmp_path / "run"), method="flyp", train={"steps": 2}))
 

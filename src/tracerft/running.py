@@ -1,6 +1,7 @@
 """One run, from what was prepared to its folder: train, evaluate, save, record."""
 
 import re
+import shutil
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,8 +35,8 @@ def execute(
 ) -> dict[str, Any]:
     """Train, evaluate and write the run's folder; returns the record.
 
-    ``lean`` is for studies of many runs: no predictions and no report of its own, and the start is evaluated once
-    for all runs of a process that share it.
+    ``lean`` is for studies of many runs: no predictions and no report of its own, no checkpoints once it is finished,
+    and the start is evaluated once for all runs of a process that share it.
 
     Raises:
         RunFolderError: if the folder is in use, cannot be written, or has no room.
@@ -75,7 +76,9 @@ def _executed(ready: Ready, resume: bool, progress: Progress | None, lean: bool)
     if proposal is not None:
         record["guard"] = proposal.entry
     write_json(folder / "record.json", record)
-    if not lean:
+    if lean:
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # finished; a study has hundreds of runs
+    else:
         write_run_report(folder)
     return record
 

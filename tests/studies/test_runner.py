@@ -4,9 +4,10 @@ import os
 
 import pytest
 
-from tracerft.config import FinetuneConfig
+from tests.runs import TRAIN
+from tracerft.config import FinetuneConfig, TrainConfig
 from tracerft.errors import WorkerError
-from tracerft.studies.runner import run_all
+from tracerft.studies.runner import finish, run_all
 
 
 def killed(config, loaded):
@@ -21,3 +22,14 @@ def test_a_killed_process_is_one_line_with_the_cure(small_model, tmp_path):
     with pytest.raises(WorkerError, match=expected) as caught:
         run_all([config], 1, read=killed)
     assert "\n" not in str(caught.value)
+
+
+def test_a_probe_without_a_step_finishes_like_any_run(small_model, digits_folder, tmp_path):
+    """It has no checkpoint to remove."""
+    train = TrainConfig(**{k: v for k, v in TRAIN.items() if k != "probe_every"})
+    config = FinetuneConfig(
+        model=str(small_model), data=str(digits_folder), out=str(tmp_path / "run"), method="linear_probe", train=train
+    )
+    run = finish(config)
+    assert run.record["steps"] == 0
+    assert finish(config).record == run.record
