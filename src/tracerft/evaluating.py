@@ -14,10 +14,10 @@ from tracerft.data.suite import Split, Suite
 from tracerft.data.text import first_five
 from tracerft.errors import ArgumentError, DataError
 from tracerft.evaluation.resampling import Answers
-from tracerft.evaluation.suite import Predictor, Tokenize
+from tracerft.evaluation.suite import Tokenize, scores
 from tracerft.models.encoder import LoadedModel
 from tracerft.models.head import match_head
-from tracerft.models.weights import load_model, pick_device, save_tensors
+from tracerft.models.weights import load_model, pick_device
 from tracerft.reports.record import read_record
 from tracerft.reports.terminal import results_table
 from tracerft.sources import is_digits, run_suite
@@ -82,17 +82,13 @@ def scored(
     They are moved to the GPU where there is one.
     """
     device = pick_device("auto")
-    predictor = Predictor({name: model.to(device) for name, model in models.items()}, tokenize)
+    moved = {name: model.to(device) for name, model in models.items()}
     found = Evaluation({name: {} for name in models})
-    for split_name, split in splits.items():
-        for name in models:
-            found.results[name][split_name], tensors = predictor.score(name, split)
-            if "logits" in tensors:
-                answers = found.answers.setdefault(split_name, _no_answers(split, tensors["labels"]))
-                answers.confidences[name], answers.guesses[name] = tensors["logits"].softmax(1).max(1)
-            if predictions is not None:
-                (predictions / name).mkdir(parents=True, exist_ok=True)
-                save_tensors(predictions / name / f"{split_name}.safetensors", tensors)
+    for split, name, (metrics, tensors) in scores(moved, splits, tokenize, predictions):
+        found.results[name][split] = metrics
+        if "logits" in tensors:
+            answers = found.answers.setdefault(split, _no_answers(splits[split], tensors["labels"]))
+            answers.confidences[name], answers.guesses[name] = tensors["logits"].softmax(1).max(1)
     return found
 
 

@@ -2,8 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -103,18 +102,16 @@ class Guard:
 
     def _scores(self, model: nn.Module) -> Scores:
         if self.sets:
-            with _evaluating(model):
-                predictor = Predictor({"": model}, self.tokenize)
-                return {name: right(predictor, split) for name, split in self.sets.items()}
+            predictor = Predictor({"": model}, self.tokenize)
+            return {name: right(predictor, split) for name, split in self.sets.items()}
         (guesses, text), (start_guesses, start_text) = self._answers(model), self._start_answers
         kept = torch.tensor([text_structure(text, start_text)], dtype=torch.float64)
         return {AGREEMENT: guesses == start_guesses, STRUCTURE: kept}
 
     def _answers(self, model: nn.Module) -> tuple[Tensor, Tensor]:
         """Of the built-in guard: likeliest prompt ``(n,)`` of each image, and text embeddings ``(C, D)``."""
-        with _evaluating(model):
-            guesses = Predictor({"": model}, self.tokenize).logits("", self._sample).argmax(1)
-            return guesses, encode_captions(model, self.tokenize, self._captions).cpu()
+        guesses = Predictor({"": model}, self.tokenize).logits("", self._sample).argmax(1)
+        return guesses, encode_captions(model, self.tokenize, self._captions).cpu()
 
     def propose(self, ends: Mapping[str, nn.Module]) -> Proposal:
         """Measure the lines from the start to each end, and choose.
@@ -133,8 +130,7 @@ class Guard:
         return Proposal(model, {**entry, **self.facts, "sets": self._described(front[0].scores)})
 
     def _measured(self, name: str, alpha: float, model: nn.Module) -> Measured:
-        with _evaluating(model):
-            hits = right(Predictor({"": model}, self.tokenize), self.held_out)
+        hits = right(Predictor({"": model}, self.tokenize), self.held_out)
         return measured(name, alpha, hits, self._scores(model))
 
     def _described(self, scores: Scores) -> dict[str, Any]:
@@ -205,17 +201,6 @@ def right(predictor: Predictor, split: Split) -> Tensor:
     if split.labels is not None:
         return guesses == torch.from_numpy(split.labels)
     return torch.tensor([g in own for g, own in zip(guesses.tolist(), split.positives or [], strict=True)])
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """The text tower too: `Predictor` sees to the images alone."""
-    mode = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(mode)
 
 
 def _with_head(start: nn.Module, end: nn.Module) -> nn.Module:

@@ -13,6 +13,7 @@ from tracerft.config import FinetuneConfig, read_config
 from tracerft.data.suite import Split, Suite
 from tracerft.errors import ArgumentError, DataError, RunFolderError, one_of
 from tracerft.evaluation.suite import Predictor, Tokenize
+from tracerft.guarding import right
 from tracerft.losses import cross_entropy
 from tracerft.models.encoder import LoadedModel
 from tracerft.models.head import class_head, match_head
@@ -101,9 +102,7 @@ def periodic_model_stock(config: FinetuneConfig, rounds: int) -> Path:
             branched = replace(config, model=current, out=str(folder), train=train)
             run_config(branched, resume=(folder / "config.yaml").is_file(), lean=True)
             folders.append(folder)
-        students = [load_model(folder / "student").model for folder in folders]
-        start = load_model(config.model, seed=config.train.seed)
-        match_head(start.model, students[0])
+        start, students = _models(config, folders)
         merged = out / f"round-{number + 1}" / "merged"
         save_model(model_stock(start.model, students)[0], merged)
         current = str(merged)
@@ -116,8 +115,13 @@ def _read(runs: Sequence[Path]) -> tuple[LoadedModel, list[nn.Module]]:
     models = {config.model for config in configs}
     if len(models) > 1:
         raise RunFolderError(f"`runs` must share one start; got {', '.join(sorted(models))}")
+    return _models(configs[0], runs)
+
+
+def _models(config: FinetuneConfig, runs: Sequence[Path]) -> tuple[LoadedModel, list[nn.Module]]:
+    """The start of a configuration, with a head where the students have one, and the students of runs."""
     students = [load_model(folder / "student").model for folder in runs]
-    start = load_model(configs[0].model, seed=configs[0].train.seed)
+    start = load_model(config.model, seed=config.train.seed)
     match_head(start.model, students[0])
     return start, students
 
@@ -138,8 +142,7 @@ def _held_out(kind: str, suite: Suite | None) -> Split:
 
 
 def _accuracy(model: nn.Module, tokenize: Tokenize, split: Split) -> float:
-    logits = Predictor({"model": model}, tokenize).logits("model", split)
-    return float((logits.argmax(1) == torch.from_numpy(split.labels)).double().mean())
+    return float(right(Predictor({"": model}, tokenize), split).double().mean())
 
 
 def _tpgm(start: LoadedModel, student: nn.Module, split: Split) -> Merged:

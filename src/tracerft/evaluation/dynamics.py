@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from tracerft.evaluation.suite import Tokenize
 from tracerft.models.effective import effective
+from tracerft.models.modes import evaluating
 from tracerft.models.zero_shot import zero_shot_head, zero_shot_logits
 
 
@@ -29,13 +30,11 @@ def teacher_student_gap(
     """
     ours = dict(effective(student).named_parameters())
     squares = [(p.double() - ours[name].double()).square().sum() for name, p in teacher.named_parameters()]
-    was_training = student.training
-    student.eval()
-    log_p, log_q = (
-        torch.log_softmax(zero_shot_logits(model, images, zero_shot_head(model, tokenize, prompts)), 1)
-        for model in (teacher, student)
-    )
-    student.train(was_training)
+    with evaluating(student):
+        log_p, log_q = (
+            torch.log_softmax(zero_shot_logits(model, images, zero_shot_head(model, tokenize, prompts)), 1)
+            for model in (teacher, student)
+        )
     p = log_p.exp()
     return {
         "gap_weights": float(torch.stack(squares).sum().sqrt()),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tracerft.data.suite import Split
 from tracerft.errors import ArgumentError, ShapeError
 from tracerft.models.features import capture
+from tracerft.models.modes import evaluating
 
 EMBEDDING = "embedding"  # what the tower gives at the end, after its projection
 _FLAT = 1e-12  # variation below this share of the norm is rounding
@@ -77,14 +78,12 @@ def tower_features(model: nn.Module, split: Split, layers: Sequence[str]) -> dic
         ``(n, width)`` by layer on the CPU, in the order of ``layers``, then the ``embedding`` before normalisation.
     """
     rows: dict[str, list[Tensor]] = {name: [] for name in (*layers, EMBEDDING)}
-    was_training, device = model.training, next(model.parameters()).device
-    model.eval()
-    with capture(model, layers) as seen:
+    device = next(model.parameters()).device
+    with evaluating(model), capture(model, layers) as seen:
         for images in split.images.image_batches():
             last = model.encode_image(images.to(device), normalize=False)  # type: ignore[operator]
             for name, part in {**seen, EMBEDDING: last}.items():
                 rows[name].append(part.float().cpu())
-    model.train(was_training)
     return {name: torch.cat(parts) for name, parts in rows.items()}
 
 

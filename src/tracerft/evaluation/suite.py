@@ -1,6 +1,6 @@
 """Models and splits to predictions and metrics; images and heads are made once for all that asks for them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from tracerft.evaluation.groups import summarise_groups
 from tracerft.evaluation.metrics import summarise
 from tracerft.evaluation.retrieval import retrieval_recall
 from tracerft.models.head import class_head, digest
+from tracerft.models.modes import evaluating
 from tracerft.models.weights import save_tensors
 from tracerft.models.zero_shot import encode_captions, similarity_logits, zero_shot_head
 
@@ -42,17 +43,13 @@ class Predictor:
         """Unit-norm float32 image embeddings ``(n, D)`` of every model, on the CPU."""
         if id(split.images) in self._images:
             return self._images[id(split.images)][1]
-        modes = {name: model.training for name, model in self.models.items()}
         rows: dict[str, list[Tensor]] = {name: [] for name in self.models}
-        for model in self.models.values():
-            model.eval()
-        for images in split.images.image_batches():
-            for name, model in self.models.items():
-                device = next(model.parameters()).device
-                embedded = model.encode_image(images.to(device), normalize=False)  # type: ignore[operator]
-                rows[name].append(F.normalize(embedded.float(), dim=-1).cpu())
-        for name, model in self.models.items():
-            model.train(modes[name])
+        with evaluating(*self.models.values()):
+            for images in split.images.image_batches():
+                for name, model in self.models.items():
+                    device = next(model.parameters()).device
+                    embedded = model.encode_image(images.to(device), normalize=False)  # type: ignore[operator]
+                    rows[name].append(F.normalize(embedded.float(), dim=-1).cpu())
         found = {name: torch.cat(parts) for name, parts in rows.items()}
         self._images[id(split.images)] = (split.images, found)
         return found
@@ -93,6 +90,20 @@ class Predictor:
         return metrics, {"logits": logits, "labels": labels}
 
 
+def scores(
+    models: Models, splits: Mapping[str, Split], tokenize: Tokenize, predictions: Path | None
+) -> Iterator[tuple[str, str, Scored]]:
+    """Split, model, and what `Predictor.score` gives, one after the other; the last is kept below ``predictions``."""
+    predictor = Predictor(models, tokenize)
+    for split_name, split in splits.items():
+        for name in models:
+            scored = predictor.score(name, split)
+            if predictions is not None:
+                (predictions / name).mkdir(parents=True, exist_ok=True)
+                save_tensors(predictions / name / f"{split_name}.safetensors", scored[1])
+            yield split_name, name, scored
+
+
 def evaluate_models(
     models: Models,
     splits: Mapping[str, Split],
@@ -111,13 +122,7 @@ def evaluate_models(
     Returns:
         ``{model: {split: fields of record.json}}``.
     """
-    predictor = Predictor(models, tokenize)
     results: dict[str, dict[str, Any]] = {name: {} for name in models}
-    for split_name, split in splits.items():
-        for name in models:
-            metrics, tensors = predictor.score(name, split)
-            results[name][split_name] = metrics
-            if predictions is not None:
-                (predictions / name).mkdir(parents=True, exist_ok=True)
-                save_tensors(predictions / name / f"{split_name}.safetensors", tensors)
+    for split, name, (metrics, _) in scores(models, splits, tokenize, predictions):
+        results[name][split] = metrics
     return results

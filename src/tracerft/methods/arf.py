@@ -1,7 +1,7 @@
 """Anchor-based robust finetuning (ARF, Han et al., CVPR 2024): rich captions stay in play beside class prompts."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,9 @@ from tracerft.errors import ArgumentError
 from tracerft.losses import pair_loss
 from tracerft.methods.base import Build, Ingredients, Method, MethodInfo
 from tracerft.methods.contrastive import USES, Contrastive
+from tracerft.methods.finetuning import Stepped
 from tracerft.models.encoder import embed, embed_captions
+from tracerft.models.modes import evaluating
 from tracerft.types import Batch, Embeddings, LossTerms
 
 
@@ -40,7 +42,7 @@ class Anchors(Protocol):
         ...
 
 
-class ARF(Contrastive):
+class ARF(Stepped, Contrastive):
     """L = InfoNCE + captions InfoNCE(images, their captions) + retrieved InfoNCE(pairs of the pool).
 
     The paper's weights, neighbours and size of the retrieved batch are not known here; 1, 1, 5, and as many draws as
@@ -73,7 +75,7 @@ class ARF(Contrastive):
             cross_frobenius_weight=cross_frobenius_weight,
             coefficients={"loss.arf_captions": captions, "loss.arf_retrieved": retrieved},
         )
-        self._anchors_of_batch, self._step = anchors, 0
+        self._anchors_of_batch = anchors
         weights = {"arf_captions": captions, "arf_retrieved": retrieved}
         self._active = self._present({option: weight for option, weight in weights.items() if weight > 0})
 
@@ -100,7 +102,6 @@ class ARF(Contrastive):
     def start(self, model: nn.Module, total_steps: int) -> None:
         """Search the pool with the pretrained model."""
         super().start(model, total_steps)
-        self._step = 0
         if "arf_retrieved" in self._active and self._anchors_of_batch is not None:
             self._anchors_of_batch.search(lambda batches: _embedded(model, batches))
 
@@ -126,27 +127,13 @@ class ARF(Contrastive):
         found = self._anchors_of_batch.retrieved(batch.sample_ids, self._step).to(batch.images.device)
         return pair_loss(embed(self._model, found), self.targets, found.caption_ids)
 
-    def after_step(self, model: nn.Module) -> None:
-        """Other draws at the next step."""
-        self._step += 1
-
-    def state_dict(self) -> dict[str, Any]:
-        """The step, which keys the draws."""
-        return super().state_dict() | {"step": self._step}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put it back."""
-        super().load_state_dict(state)
-        self._step = int(state["step"])
-
 
 @torch.no_grad()
 def _embedded(model: nn.Module, batches: Iterable[Tensor]) -> Tensor:
-    """Unit-norm embeddings of all images, on the CPU; the model is in eval mode meanwhile."""
-    mode, device = model.training, next(model.parameters()).device
-    model.eval()
-    rows = [model.encode_image(images.to(device), normalize=True).float().cpu() for images in batches]  # type: ignore[operator]
-    model.train(mode)
+    """Unit-norm embeddings of all images, on the CPU."""
+    device = next(model.parameters()).device
+    with evaluating(model):
+        rows = [model.encode_image(images.to(device), normalize=True).float().cpu() for images in batches]  # type: ignore[operator]
     return torch.cat(rows)
 
 

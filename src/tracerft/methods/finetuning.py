@@ -97,6 +97,31 @@ class Finetuning:
             self._pretrained.load_state_dict(state["pretrained"])
 
 
+class Stepped(Finetuning):
+    """Counts the optimiser steps: what a method draws anew at each is keyed by ``_step``, and so is resumed exactly."""
+
+    _step = 0
+
+    def start(self, model: nn.Module, total_steps: int) -> None:
+        """Begin at step 0."""
+        super().start(model, total_steps)
+        self._step = 0
+
+    def after_step(self, model: nn.Module) -> None:
+        """Other draws at the next step."""
+        super().after_step(model)
+        self._step += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step too."""
+        return super().state_dict() | {"step": self._step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put all back."""
+        super().load_state_dict(state)
+        self._step = int(state["step"])
+
+
 def frozen_copy(model: nn.Module) -> nn.Module:
     """The pretrained model as a reference: its own tensors, in eval mode, without gradients."""
     return copy.deepcopy(unadapted(model)).requires_grad_(False).eval()

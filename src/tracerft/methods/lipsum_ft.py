@@ -1,7 +1,5 @@
 """Lipsum-FT (Nam, Heo, Lee, ICLR 2024): keep the energies of images with texts that mean nothing."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -9,11 +7,12 @@ from tracerft.errors import ArgumentError
 from tracerft.losses import energy_gap
 from tracerft.methods.base import Ingredients, Method, MethodInfo, Tokenize
 from tracerft.methods.classifier import CrossEntropy
+from tracerft.methods.finetuning import Stepped
 from tracerft.models.random_texts import random_texts, vocabulary_size
 from tracerft.types import Embeddings
 
 
-class LipsumFT(CrossEntropy):
+class LipsumFT(Stepped, CrossEntropy):
     """L = CE + weight / (2 M N) sum (s <v, w_m> - s <v_0, w_m>)^2 over M random texts, new at every step.
 
     s and the text tower are the pretrained ones. The head is unit-norm at its start, without bias, s outside.
@@ -26,7 +25,7 @@ class LipsumFT(CrossEntropy):
 
     def __init__(self, weight: float, tokenize: Tokenize | None, seed: int = 0) -> None:
         super().__init__("lipsum_ft", option="loss.energy", weight=weight)
-        self._tokenize, self._seed, self._step = tokenize, seed, 0
+        self._tokenize, self._seed = tokenize, seed
 
     def start(self, model: nn.Module, total_steps: int) -> None:
         """Keep scale and size of the vocabulary.
@@ -35,7 +34,6 @@ class LipsumFT(CrossEntropy):
             ArgumentError: without a tokenizer.
         """
         super().start(model, total_steps)
-        self._step = 0
         if self.weight > 0:
             if self._tokenize is None:
                 raise ArgumentError("`tokenize` must be given to lipsum_ft; got None")
@@ -54,19 +52,6 @@ class LipsumFT(CrossEntropy):
         tokens = random_texts(self._tokenize, self._vocabulary, seed=self._seed, step=self._step)
         rows: Tensor = self._pretrained.encode_text(tokens.to(self._scale.device), normalize=True)  # type: ignore[operator]
         return rows
-
-    def after_step(self, model: nn.Module) -> None:
-        """Other texts at the next step."""
-        self._step += 1
-
-    def state_dict(self) -> dict[str, Any]:
-        """The step too, which keys the texts."""
-        return super().state_dict() | {"step": self._step}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put all back."""
-        super().load_state_dict(state)
-        self._step = int(state["step"])
 
 
 def _build(i: Ingredients) -> Method:

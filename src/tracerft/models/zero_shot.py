@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from tracerft.errors import ArgumentError
 from tracerft.models.encoder import text_lengths, trim
+from tracerft.models.modes import evaluating
 
 CHUNK = 256  # captions encoded at once
 
@@ -48,7 +49,7 @@ def encode_captions(
     tokens = tokenize(captions)
     order = text_lengths(model, tokens).argsort(stable=True)
     rows: list[Tensor] = []
-    with torch.autocast(device.type, enabled=False):
+    with evaluating(model), torch.autocast(device.type, enabled=False):
         for part in torch.split(order, chunk):
             text = model.encode_text(trim(model, tokens[part]).to(device), normalize=False)  # type: ignore[operator]
             rows.append(F.normalize(text.float(), dim=-1))
