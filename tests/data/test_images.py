@@ -10,7 +10,7 @@ from torchvision import transforms
 from torchvision.transforms import v2
 
 from tests.data.pictures import SPEC, encoded, picture
-from tracerft.data.images import crop_box, decode, eval_image, normalise, to_pixels, train_image
+from tracerft.data.images import crop_box, decode, eval_image, normalise, to_pixels, train_pixels
 from tracerft.data.sampling import generator
 from tracerft.errors import DataError
 from tracerft.types import ImageSpec
@@ -59,19 +59,27 @@ def test_eval_equals_open_clip(size):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_crop_equals_torchvision_under_the_same_seed(size):
-    """`RandomResizedCrop` draws the same box from the same generator state, and ours leaves the global state alone."""
+    """`RandomResizedCrop` draws the same box from the same generator state, and ours leaves the global state alone.
+
+    Of its second version, which keeps eight bits: on tensors its values are ours; on Pillow's images they are a
+    rounding away, and seldom.
+    """
     image = picture(*size)
-    reference = transforms.RandomResizedCrop(
-        SPEC.size, scale=(0.9, 1.0), interpolation=transforms.InterpolationMode.BICUBIC
-    )
+    tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    reference = v2.RandomResizedCrop(SPEC.size, scale=(0.9, 1.0), interpolation=transforms.InterpolationMode.BICUBIC)
     for sample in range(5):
         with torch.random.fork_rng():
             torch.set_rng_state(generator(0, 1, sample, "crop").get_state())
-            theirs = reference(image)
+            theirs = reference(tensor)
+            torch.set_rng_state(generator(0, 1, sample, "crop").get_state())
+            pillow = to_pixels(reference(image))
         before = torch.get_rng_state()
-        ours = train_image(image, SPEC, generator(0, 1, sample, "crop"))
+        ours = train_pixels(image, SPEC, generator(0, 1, sample, "crop"))
         assert torch.equal(before, torch.get_rng_state())
-        assert torch.equal(to_pixels(ours), to_pixels(theirs))
+        assert torch.equal(ours, theirs.permute(1, 2, 0))
+        difference = (ours.int() - pillow.int()).abs()
+        assert difference.max() <= 1
+        assert difference.float().mean() < 0.02
 
 
 def test_crops_depend_on_every_part_of_the_key():
@@ -87,7 +95,7 @@ def test_a_strip_costs_no_more_than_a_square():
     """1 x 20,000 pixels would be 32 x 640,000 if resized whole."""
     strip = picture(1, 20_000)
     assert eval_image(strip, SPEC).size == (32, 32)
-    assert train_image(strip, SPEC, generator(0, 0, 0, "crop")).size == (32, 32)
+    assert train_pixels(strip, SPEC, generator(0, 0, 0, "crop")).shape == (32, 32, 3)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from tracerft.data.images import check_spec, eval_image, normalise, to_pixels, train_image
+from tracerft.data.images import check_spec, eval_image, normalise, to_pixels, train_pixels
 from tracerft.data.loading import CACHE_BYTES, Loader
 from tracerft.data.manifest import Manifest
 from tracerft.data.prompts import class_captions
@@ -142,7 +142,7 @@ class ImagePairs:
         index, image = self._whole(index, epoch) if self.skip else (index, self._loader.image(index))
         if not self.augment:
             return index, to_pixels(eval_image(image, self.spec))
-        return index, to_pixels(train_image(image, self.spec, generator(self.seed, epoch, index, "crop")))
+        return index, train_pixels(image, self.spec, generator(self.seed, epoch, index, "crop"))
 
     def _whole(self, index: int, epoch: int) -> tuple[int, Image.Image]:
         """The sample itself, or if it is broken the first whole one from a keyed position on."""

@@ -1,5 +1,6 @@
 """What the rest of the package asks of a dual encoder, and how a batch is embedded with one."""
 
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -71,12 +72,15 @@ def check_tokenizer_files(folder: Path) -> None:
 class LazyTokenizer:
     """A tokenizer that is built at its first use: a model loads without what only its captions need.
 
+    One thread at a time: the next batch is made while a guard may read captions, and fast tokenizers refuse two.
+
     Args:
         build: makes a callable from a list of captions to ``(N, L)`` token ids.
     """
 
     def __init__(self, build: Callable[[], Any]) -> None:
         self._build = build
+        self._lock = threading.Lock()
 
     @cached_property
     def inner(self) -> Any:
@@ -85,7 +89,8 @@ class LazyTokenizer:
 
     def __call__(self, captions: Sequence[str]) -> Tensor:
         """Token ids ``(len(captions), L)``."""
-        tokens: Tensor = self.inner(list(captions))
+        with self._lock:
+            tokens: Tensor = self.inner(list(captions))
         return tokens
 
     def save(self, folder: Path) -> None:

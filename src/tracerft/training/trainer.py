@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tracerft.data.sampling import batch_at, keys
 from tracerft.errors import NonFiniteError, StateError
 from tracerft.methods import Method
+from tracerft.training.ahead import Ahead
 from tracerft.training.checkpoint import (
     Checkpoint,
     join_state,
@@ -65,6 +66,7 @@ class Trainer:
         method.start(model, plan.total_steps)
         self.optimizer = adamw(model, lr=plan.lr, weight_decay=plan.weight_decay)
         self.step = 0
+        self._batches = Ahead(self._batch, plan.total_steps)
         scale = getattr(model, "logit_scale", None)
         self._max_log_scale = max(MAX_LOG_SCALE, float(scale.detach())) if isinstance(scale, Tensor) else MAX_LOG_SCALE
 
@@ -99,8 +101,8 @@ class Trainer:
 
     def _one_step(self) -> dict[str, float]:
         plan = self.plan
-        epoch, sample_ids = batch_at(self.step, plan.seed, len(self.source), plan.batch_size)
-        batch = self.source.batch(sample_ids, epoch).to(plan.device)
+        epoch, batch = self._batches.take(self.step)
+        batch = batch.to(plan.device)
         rate = learning_rate(self.step, total_steps=plan.total_steps, peak=plan.lr, warmup_steps=plan.warmup_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -125,6 +127,11 @@ class Trainer:
         self.step += 1
         self.method.after_step(self.model)
         return {**values, "lr": rate, "epoch": epoch}
+
+    def _batch(self, step: int) -> tuple[int, Batch]:
+        """Epoch and batch of a step."""
+        epoch, sample_ids = batch_at(step, self.plan.seed, len(self.source), self.plan.batch_size)
+        return epoch, self.source.batch(sample_ids, epoch)
 
     def _checked(self, terms: Mapping[str, Tensor], batch: Batch) -> dict[str, float]:
         """All values as numbers, in one transfer from the device."""
