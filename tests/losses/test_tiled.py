@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.losses.pairs import LABELS, random_pairs
 from tests.reference import losses as reference
 from tracerft.errors import ArgumentError, ShapeError
-from tracerft.losses import TracerLoss, tiled, tracer
+from tracerft.losses import TracerLoss, pair_loss, tiled, tracer
 from tracerft.losses.tiled import tiled_loss
 from tracerft.types import Embeddings
 
@@ -108,13 +108,28 @@ def test_tiles_come_by_themselves_above_the_limit():
     for num, calls in ((6, 0), (7, 1)):
         student, teacher = random_pairs(0, num=num), random_pairs(1, num=num)
         with (
-            mock.patch.object(tracer, "LARGE", 6),
+            mock.patch.object(tiled, "LARGE", 6),
             mock.patch.object(tracer, "tiled_loss", side_effect=tiled.tiled_loss) as tiles,
         ):
             TracerLoss()(student, teacher)
             TracerLoss()(random_pairs(0, num=num, bias=0.0), random_pairs(1, num=num, bias=0.0))
         assert tiles.call_count == calls
-    assert tracer.LARGE == 4096
+    assert tiled.LARGE == 4096
+
+
+@pytest.mark.parametrize("targets", TARGETS)
+def test_the_plain_contrastive_loss_is_tiled_above_the_limit_too(targets):
+    """Direct finetuning builds no (N, N) block there, and value and gradients are those of whole blocks."""
+    pairs = [random_pairs(0, num=7) for _ in range(2)]
+    labels = torch.tensor([0, 1, 1, 2, 3, 3, 3])
+    whole = pair_loss(pairs[0], targets, labels)
+    with mock.patch.object(tiled, "LARGE", 6), mock.patch.object(tiled, "BLOCK", 14), Seen() as seen:
+        by_tiles = pair_loss(pairs[1], targets, labels)
+    assert {rows for rows, _ in seen.products} == {1, 2}
+    torch.testing.assert_close(by_tiles, whole, rtol=1e-12, atol=1e-12)
+    whole.backward()
+    by_tiles.backward()
+    torch.testing.assert_close(pairs[1].image.grad, pairs[0].image.grad, rtol=1e-12, atol=1e-12)
 
 
 def test_half_precision_embeddings_are_read_in_float32_also_inside_autocast():

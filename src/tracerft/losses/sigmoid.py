@@ -14,6 +14,7 @@ from torch.nn.functional import logsigmoid
 from tracerft.errors import ArgumentError, ShapeError
 from tracerft.losses.contrastive import check_paired, contrastive_loss, full_precision, same_caption, similarity_block
 from tracerft.losses.distillation import SimilarityBlocks
+from tracerft.losses.tiled import is_large, tiled_loss
 from tracerft.types import Embeddings
 
 
@@ -88,6 +89,8 @@ def sigmoid_loss(embeddings: Embeddings, targets: str = "diagonal", labels: Tens
 def pair_loss(embeddings: Embeddings, targets: str = "diagonal", labels: Tensor | None = None) -> Tensor:
     """The contrastive loss the model was made for: `sigmoid_loss` with a bias, `contrastive_loss` without.
 
+    Above 4,096 pairs the latter is computed in tiles (see `tiled_loss`), in memory O(N).
+
     Args:
         embeddings: N pairs, unit-norm rows; N >= 2, or 1 with a bias.
         targets: ``diagonal``, ``multi_positive`` or ``masked``.
@@ -101,6 +104,8 @@ def pair_loss(embeddings: Embeddings, targets: str = "diagonal", labels: Tensor 
         ShapeError: if images and texts differ in number, are too few, the bias is not one number, or labels are
             not ``(N,)``.
     """
+    if is_large(embeddings):
+        return tiled_loss(embeddings, embeddings, {"contrastive": 1.0}, targets=targets, labels=labels).total
     loss = contrastive_loss if embeddings.bias is None else sigmoid_loss
     return loss(embeddings, targets, labels)
 

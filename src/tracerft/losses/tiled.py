@@ -23,6 +23,7 @@ from tracerft.types import Embeddings, LossTerms
 
 # Of the sum over rows and directions, divided by N: which terms are means of the directions (24, 27) and which sums.
 HALVES = {"contrastive": 0.5, "fd": 1.0, "crd": 1.0, "icl": 0.5, "cross_kd": 0.5}
+LARGE = 4096  # pairs from which on (N, N) blocks, several of 64 MiB each in float32, are not kept
 BLOCK = 2**20  # elements of a block when the tile is chosen here: 4 MiB in float32
 
 
@@ -69,6 +70,11 @@ def tiled_loss(
     tiles = _Tiles(other, active, targets, ids, tile or max(1, BLOCK // num), torch.is_grad_enabled())
     total, parts = _Total.apply(image, text, scale.reshape(()), tiles)
     return LossTerms(total, dict(zip(active, parts.unbind(), strict=True)))
+
+
+def is_large(pairs: Embeddings) -> bool:
+    """Whether a batch is tiled unasked: more than `LARGE` pairs, in the softmax form."""
+    return pairs.bias is None and len(pairs.image) > LARGE
 
 
 def refuse_bias(teacher: Embeddings) -> None:

@@ -18,10 +18,8 @@ from tracerft.errors import ArgumentError, one_of
 from tracerft.losses.contrastive import TARGETS, same_caption
 from tracerft.losses.distillation import SimilarityBlocks
 from tracerft.losses.sigmoid import SigmoidBlocks, pair_loss
-from tracerft.losses.tiled import check_tile, refuse_bias, tiled_loss
+from tracerft.losses.tiled import check_tile, is_large, refuse_bias, tiled_loss
 from tracerft.types import Embeddings, LossTerms
-
-LARGE = 4096  # pairs from which on (N, N) blocks, several of 64 MiB each in float32, are not kept
 
 ModelOutput = Embeddings | tuple[Tensor, ...] | list[Tensor] | Mapping[str, Any]
 
@@ -95,7 +93,7 @@ class TracerLoss(nn.Module):
         """
         pairs = Embeddings.of(student)
         active = {name: weight for name, weight in self.weights.items() if self.sd_weight * weight > 0}
-        if self.tile is not None or (pairs.bias is None and len(pairs.image) > LARGE):
+        if self.tile is not None or is_large(pairs):
             weights = {"contrastive": 1.0} | {name: self.sd_weight * weight for name, weight in active.items()}
             other = Embeddings.of(teacher) if active else pairs
             return tiled_loss(pairs, other, weights, targets=self.targets, labels=labels, tile=self.tile)
