@@ -14,8 +14,7 @@ VISION = {"image_size": 32, "patch_size": 8, "layers": 2, "width": 32, "head_wid
 class Tuner(pl.LightningModule):
     def __init__(self, averager: TeacherCallback):
         super().__init__()
-        # open_clip.create_model("ViT-B-16-quickgelu", pretrained="openai"), and a loader of your pairs below
-        self.model = open_clip.CLIP(24, VISION, {"layers": 2, "width": 32, "heads": 2})
+        self.model = open_clip.CLIP(24, VISION, {"layers": 2, "width": 32, "heads": 2})  # yours: open_clip.create_model
         self.averager, self.criterion = averager, TracerLoss(sd_weight=0.9)
 
     def training_step(self, batch, batch_idx):
