@@ -10,8 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from safetensors.torch import save_file
 
 import tracerft
+from tests.data.pictures import class_set
 from tests.image_runs import CLASSES, TRAIN, captions, config, finetune, make_data
 from tests.models.small import folder as small_folder
 from tests.models.small import images
@@ -25,6 +27,8 @@ from tracerft.methods import self_distillation
 from tracerft.models.effective import effective_state
 from tracerft.models.encoder import embed
 from tracerft.models.weights import load_tensors
+from tracerft.reports.forgetting import forgetting_sections
+from tracerft.reports.record import read_record
 from tracerft.studies import runner
 
 RETRIEVAL = {"n", "n_images", "n_texts"} | {f"{way}_r{k}" for way in ("image_to_text", "text_to_image")
@@ -55,6 +59,10 @@ def test_the_record_tells_what_was_read(run, data):
     assert record == run.record
     assert (record["status"], record["steps"], record["method"]) == ("finished", 3, "tracer")
     assert record["classes"] == list(CLASSES)
+    assert record["class_lists"] == [list(CLASSES)]
+    assert {n: of["class_list"] for n, of in record["data"].items() if "class_list" in of} == {
+        "id": 0, "sketches": 0, "select-id": 0,
+    }  # fmt: skip
     assert {name: of["n"] for name, of in record["data"].items()} == {
         "train": 15, "id": 12, "sketches": 6, "told": 12, "select-id": 3,
     }  # fmt: skip
@@ -64,6 +72,22 @@ def test_the_record_tells_what_was_read(run, data):
     assert record["config"] == yaml.safe_load((run.folder / "config.yaml").read_text())
     assert list(record["results"]) == ["pretrained", "student", "teacher"]
     assert record["warnings"] == []
+
+
+def test_what_was_forgotten_is_named_by_the_shifts_own_classes(data, tmp_path):
+    """As many classes as the task, none of them the task's; predictions are made up so that all of them fall."""
+    other = ("bird", "cow", "fish")
+    class_set(data / "others", other, 5)
+    suite = data / "others.yaml"
+    suite.write_text(f"id: {{data: photos-test}}\nshifts:\n  o: {{data: others, subset: [{', '.join(other)}]}}\n")
+    made = finetune(data / "photos", tmp_path / "run", suite=suite)
+    assert made.record["class_lists"] == [list(CLASSES), list(other)]
+    for model, sign in (("pretrained", 1.0), ("student", -1.0)):
+        rows = torch.eye(3).repeat_interleave(5, 0) * sign
+        path = made.folder / "predictions" / model / "o.safetensors"
+        save_file({"logits": rows, "labels": torch.arange(3).repeat_interleave(5)}, path)
+    table = forgetting_sections(made.folder, read_record(made.folder))[0]
+    assert [row[0].text for row in table.rows] == list(other)
 
 
 def test_splits_without_labels_are_retrieved(run):

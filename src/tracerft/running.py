@@ -87,6 +87,7 @@ def _record(ready: Ready, results: Mapping[str, Any], seconds: float, marks: Seq
     config, source, splits = ready.config, ready.parts.source, ready.parts.suite.splits()
     trained, total = num_parameters(ready.loaded.model)
     versions = environment()
+    names = list(dict.fromkeys(split.classes for split in splits.values() if split.classes))  # a shift may have its own
     noted = [*getattr(source, "warnings", ()), *(f"{n}: {w}" for n, split in splits.items() for w in split.warnings)]
     return {
         "tracerft": versions["tracerft"],
@@ -97,9 +98,14 @@ def _record(ready: Ready, results: Mapping[str, Any], seconds: float, marks: Seq
         "environment": versions,
         "data": {
             "train": {"n": len(source), "sha256": source.sha256},
-            **{name: {"n": len(split), "sha256": split.sha256} for name, split in splits.items()},
+            **{
+                name: {"n": len(split), "sha256": split.sha256}
+                | ({"class_list": names.index(split.classes)} if split.classes else {})
+                for name, split in splits.items()
+            },
         },
         "classes": list(ready.parts.classes),
+        "class_lists": [list(of) for of in names],
         "warnings": noted,
         "parameters": {"trained": trained, "total": total},
         "pretrained_weight": getattr(getattr(ready.method, "teacher", None), "pretrained_weight", None),

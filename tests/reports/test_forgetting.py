@@ -1,5 +1,7 @@
 """Classes that a run forgot, and its reliability, from kept predictions."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -63,6 +65,25 @@ def test_ten_of_a_thousand_classes_are_shown_and_small_ones_are_not_judged(tmp_p
     table = sections(folder)[0]
     assert [row[0].text for row in table.rows] == [f"class {c}" for c in range(10)]
     assert "far: 30 of 30 classes" in table.note
+
+
+def test_names_are_those_of_the_split(tmp_path):
+    """From: the lists in the record; one that is missing gives numbers, none at all the task's, which the note tells."""
+    folder = write_predicted_run(tmp_path / "run")
+    path = folder / "record.json"
+    value = json.loads(path.read_text())
+    older = sections(folder)[0]
+    assert {row[0].text for row in older.rows} <= set(CLASSES)
+    assert "older than class names of shifts" in older.note
+    value["class_lists"] = [list(CLASSES), [f"other {c}" for c in range(len(CLASSES))]]
+    value["data"] |= {"id": {"class_list": 0}, "far": {"class_list": 1}, "near": {}}
+    path.write_text(json.dumps(value))
+    table = sections(folder)[0]
+    assert [row[2:] for row in table.rows] == [row[2:] for row in older.rows]
+    for before, (name, split, *_) in zip(older.rows, table.rows, strict=True):
+        number = CLASSES.index(before[0].text)
+        assert name.text == {"far": f"other {number}", "near": f"class {number}"}[split.text]
+    assert "older" not in table.note
 
 
 def test_the_calibration_error_is_that_of_the_evaluation(tmp_path):

@@ -56,6 +56,7 @@ class Split:
         ignored_groups: groups that cannot be the worst.
         metric: the one to look at first: ``top1``, ``macro_f1`` or ``worst_group``.
         warnings: what a reader of the numbers should know.
+        classes: names of the C scored classes by id; empty for retrieval.
     """
 
     images: ImageSource
@@ -67,6 +68,7 @@ class Split:
     ignored_groups: tuple[str, ...] = ()
     metric: str = "top1"
     warnings: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Number of images n."""
@@ -100,7 +102,7 @@ class Suite:
 
 def of_digits(digits: DigitSet) -> Split:
     """Digits as their task shows and names them."""
-    return Split(digits, digits.labels, [[caption] for caption in digits.captions])
+    return Split(digits, digits.labels, [[caption] for caption in digits.captions], classes=digits.captions)
 
 
 def digit_suite(folder: Path | None, task: Task, held_out: DigitSet | None) -> Suite:
@@ -137,7 +139,8 @@ def of_manifest(manifest: Manifest, spec: ImageSpec, templates: Sequence[str], *
         prompts = class_captions(manifest.classes, templates)
         labelled = LabelledImages(manifest, spec, prompts, broken=broken)
         groups = labelled.manifest.groups  # not the argument's: broken images may have been left out
-        return Split(labelled, labelled.labels, prompts, groups=groups, warnings=labelled.warnings)
+        warned, names = labelled.warnings, manifest.classes
+        return Split(labelled, labelled.labels, prompts, groups=groups, warnings=warned, classes=names)
     captioned = CaptionedImages(manifest, spec, broken=broken)
     prompts = tuple((caption,) for caption in captioned.captions)
     positives = [ids.tolist() for ids in captioned.caption_ids]
@@ -208,4 +211,5 @@ def _benchmark(split: SplitFile, spec: ImageSpec, templates: Sequence[str]) -> S
         ignored_groups=listed.ignored_groups,
         metric=split.metric or listed.metric,
         warnings=warned,
+        classes=listed.class_names,
     )

@@ -41,16 +41,28 @@ def forgetting_sections(folder: Path, record: Mapping[str, Any]) -> list[Section
     sections: list[Section] = []
     if shifts:
         pairs = {split: (found[START][split], found[END][split]) for split in shifts}
-        sections.append(_forgotten(pairs, record.get("classes") or []))
+        names = {split: class_names(record, split) for split in shifts}
+        sections.append(_forgotten(pairs, names, own="class_lists" in record))
     return [*sections, *_reliability(found)]
 
 
-def _forgotten(pairs: Mapping[str, tuple[Predicted, Predicted]], classes: Sequence[str]) -> Section:
-    """Classes with the largest drop of each shift, largest first."""
+def class_names(record: Mapping[str, Any], split: str) -> list[str]:
+    """Names of a split's scored classes by id; those of the task where a record is older than the lists of splits."""
+    lists = record.get("class_lists")
+    if lists is None:
+        return list(map(str, record.get("classes") or []))
+    number = (record["data"].get(split) or {}).get("class_list")
+    return [] if number is None else list(map(str, lists[number]))
+
+
+def _forgotten(
+    pairs: Mapping[str, tuple[Predicted, Predicted]], classes: Mapping[str, Sequence[str]], *, own: bool
+) -> Section:
+    """Classes with the largest drop of each shift, largest first; ``own`` says that the names are each split's."""
     rows: list[list[Cell]] = []
     counts = []
     for split, (start, end) in pairs.items():
-        of_split, fell, judged = _drops(split, start, end, classes)
+        of_split, fell, judged = _drops(split, start, end, classes[split])
         rows += of_split
         counts.append(f"{split}: {fell} of {judged} classes")
     title, said = "What was forgotten", f"Classes that lost accuracy: {'; '.join(counts)}."
@@ -65,6 +77,8 @@ def _forgotten(pairs: Mapping[str, tuple[Predicted, Predicted]], classes: Sequen
         f"{said} Shown are the {TOP} largest drops of each shift, of classes with {FEW} or more images. They were "
         "picked for being the largest, so with few images a class part of each is chance."
     )
+    if not own:
+        note += " The record is older than class names of shifts: they are the task's, wherever as many."
     return Table(title, columns, rows, note)
 
 
@@ -86,8 +100,7 @@ def _drops(split: str, start: Predicted, end: Predicted, classes: Sequence[str])
     judged = [c for c in range(size) if n[c] >= FEW]
     fell = [c for c in judged if kept[c] < right[c]]
     fell.sort(key=lambda c: ((kept[c] - right[c]) / n[c], -n[c], c))
-    # A split of other classes than the task's, such as a subset, has numbers only.
-    names = list(map(str, classes)) if len(classes) == size else [f"class {c}" for c in range(size)]
+    names = list(classes) if len(classes) == size else [f"class {c}" for c in range(size)]
     rows = [
         [
             Cell(names[c], names[c]), Cell(split, split), _count(n[c]), *(_percent(x[c] / n[c]) for x in (right, kept)),

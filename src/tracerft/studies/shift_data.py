@@ -129,4 +129,5 @@ def _test(
     assert names.manifest.labels is not None
     prompts = class_captions(names.manifest.classes, ("{}",))
     groups = tuple(names.groups[i] for i in places)
-    return by_class, Split(by_class.images, names.manifest.labels[places], prompts, groups=groups)
+    labels, classes = names.manifest.labels[places], names.manifest.classes
+    return by_class, Split(by_class.images, labels, prompts, groups=groups, classes=classes)
