@@ -133,6 +133,27 @@ def test_without_a_suite_nothing_changes_within_no_points(small_model, digits_fo
     assert all(torch.equal(saved[n], t) for n, t in load_model(small_model).model.state_dict().items())
 
 
+def test_a_rate_proposes_the_point_that_is_worth_most(run, small_model, digits_folder, tmp_path):
+    """From: the front of the run with a bound, which is the same; no bound, so no warning (it would be an error)."""
+    guard = {"rate": 0.3, "every": 100, "suite": digits_folder}
+    made = finetune(small_model, digits_folder, tmp_path / "run", guard=guard, train=LONGER)
+    entry, front = made.record["guard"], run.record["guard"]["front"]
+    values = [row["accuracy"] + 0.3 * sum(row["guards"].values()) / len(SHIFTS) for row in front]
+    assert [row["value"] for row in entry["front"]] == pytest.approx(values, abs=1e-12)
+    assert entry["chosen"]["value"] == pytest.approx(max(values), abs=1e-12)
+    assert (entry["rate"], entry["max_drop"], entry["only_start"]) == (0.3, None, False)
+    assert entry["exchange"] == run.record["guard"]["exchange"]
+    assert made.results["guarded"]["select-id"]["top1"] == entry["chosen"]["accuracy"]
+    told = str(made).splitlines()
+    assert told[-2] == f"guarded: {entry['note']}"
+    assert told[-1].startswith("to take at an exchange rate of 0 to ")
+    assert told[-1].count(": ") == len(entry["exchange"])
+    page = (made.folder / "report.html").read_text()
+    assert "guard.rate 0.3 x mean of the guard sets" in page
+    assert "What to take at an exchange rate" in page
+    assert "Keeps all" not in page
+
+
 def make_guard(small_model, digits_folder, **options):
     """A guard of two digit splits, and another model with random weights."""
     loaded = load_model(small_model)
@@ -190,7 +211,7 @@ def test_captions_are_guarded_by_recall_and_samples_bound_the_sets(tmp_path):
 
 def test_a_guard_that_cannot_choose_is_refused(small_model, digits_folder, tmp_path):
     """Before anything is written."""
-    with pytest.raises(ArgumentError, match=r"`guard\.max_drop` chooses on held-out images; got hold_out 0"):
+    with pytest.raises(ArgumentError, match=r"`guard` chooses on held-out images; got hold_out 0"):
         finetune(small_model, digits_folder, tmp_path / "run", guard={"max_drop": 2.0}, hold_out=0.0)
     data = image_runs.make_data(tmp_path / "data")
     with pytest.raises(ArgumentError, match=r"`guard\.suite` must name at least one shift"):
@@ -203,7 +224,9 @@ def test_a_guard_that_cannot_choose_is_refused(small_model, digits_folder, tmp_p
     [
         ({"max_drop": -1.0}, "`guard.max_drop` must be at least 0 points; got -1"),
         ({"max_drop": float("nan")}, "`guard.max_drop` must be at least 0 points; got nan"),
-        ({"suite": "s.yaml"}, "`guard.max_drop` must be given to turn guard"),
+        ({"suite": "s.yaml"}, "`guard.max_drop` must be given, or guard.rate, to turn guard"),
+        ({"rate": -0.5}, "`guard.rate` must be a finite number, at least 0; got -0.5"),
+        ({"rate": float("inf")}, "`guard.rate` must be a finite number, at least 0; got inf"),
         ({"max_drop": 2.0, "every": 0}, "`guard.every` must be at least 1"),
         ({"max_drop": 2.0, "samples": 0}, "`guard.samples` must be at least 1"),
     ],

@@ -29,7 +29,7 @@ from tracerft.models.weights import load_model
 from tracerft.preparing import Ready, prepare, refuse_unused
 from tracerft.reports.record import read_record
 from tracerft.reports.run import write_run_report
-from tracerft.reports.terminal import results_table
+from tracerft.reports.terminal import guard_lines, results_table
 from tracerft.running import execute
 from tracerft.sources import Parts, model_suite, read_parts, run_suite
 from tracerft.training.trainer import Progress
@@ -50,7 +50,7 @@ class Run:
         return self.record["results"]  # type: ignore[no-any-return]
 
     def __str__(self) -> str:
-        return results_table(self.results)
+        return "\n".join([results_table(self.results), *guard_lines(self.record.get("guard") or {})])
 
     def __fspath__(self) -> str:
         return str(self.folder)

@@ -189,18 +189,22 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GuardConfig:
-    """What a run must not forget; max_drop turns it on.
+    """What a run must not forget; max_drop or rate turns it on.
 
     Args:
         suite: a YAML whose shifts are guarded; without it, agreement with the pretrained model on held-out images and
             the similarities of class captions, which need no labels.
-        max_drop: points (hundredths) that each guard set may lose against the pretrained model.
+        max_drop: points (hundredths) that each guard set may lose against the pretrained model; proposes the most
+            accurate point of the measured front that keeps to it.
+        rate: points of the finetuned task that one point of the guard sets' mean is worth; proposes the point with the
+            largest held-out accuracy + rate x mean, with max_drop of those that keep to it.
         every: steps between measurements; by default a tenth of the run.
         samples: most images of each guard set that are looked at, the same ones in every run.
     """
 
     suite: str | None = None
     max_drop: float | None = None
+    rate: float | None = None
     every: int | None = None
     samples: int = 512
 
@@ -264,6 +268,7 @@ def check(config: FinetuneConfig) -> None:
         ArgumentError: naming each option, what was expected and what came.
     """
     t, g, problems = config.train, config.guard, []
+    guarded = g.max_drop is not None or g.rate is not None or g == GuardConfig()
     rules: list[tuple[str, object, bool, str]] = [
         ("train.epochs", t.epochs, t.epochs >= 1, "at least 1 (to see the pretrained model, use tracerft evaluate)"),
         ("train.steps", t.steps, t.steps is None or t.steps >= 1, "at least 1 (or leave it out and set train.epochs)"),
@@ -288,7 +293,8 @@ def check(config: FinetuneConfig) -> None:
         ("teacher.window", config.teacher.window, 1 <= config.teacher.window <= 10, "in 1 to 10"),
         ("loss.temperature", config.loss.temperature, config.loss.temperature > 0, "above 0"),
         ("guard.max_drop", g.max_drop, g.max_drop is None or 0 <= g.max_drop < inf, "at least 0 points"),
-        ("guard.max_drop", g.max_drop, g.max_drop is not None or g == GuardConfig(), "given to turn guard.* on, say 2"),
+        ("guard.rate", g.rate, g.rate is None or 0 <= g.rate < inf, "a finite number, at least 0"),
+        ("guard.max_drop", g.max_drop, guarded, "given, or guard.rate, to turn guard.* on, say 2"),
         ("guard.every", g.every, g.every is None or g.every >= 1, "at least 1 (or leave it out)"),
         ("guard.samples", g.samples, g.samples >= 1, "at least 1"),
     ]

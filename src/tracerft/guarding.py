@@ -48,7 +48,8 @@ class Guard:
         held_out: images of the finetuned task that are not trained on; the choice is made on them.
         pretrained: the start.
         tokenize: captions to token ids.
-        max_drop: points that a guard set may lose.
+        max_drop: points that a guard set may lose; ``None`` for no bound, and no warnings.
+        rate: points of the finetuned task that one point of the mean of the guard sets is worth; ``None`` for 0.
         samples: images, and captions, that the built-in guard looks at.
         facts: goes into the record's entry as it is.
     """
@@ -60,12 +61,13 @@ class Guard:
         pretrained: nn.Module,
         tokenize: Tokenize,
         *,
-        max_drop: float,
+        max_drop: float | None,
+        rate: float | None = None,
         samples: int,
         facts: Mapping[str, Any],
     ) -> None:
         self.sets, self.held_out, self.pretrained, self.tokenize = sets, held_out, pretrained, tokenize
-        self.max_drop, self.facts = max_drop, facts
+        self.max_drop, self.rate, self.facts = max_drop, rate, facts
         self._warned: set[str] = set()
         self._sample = part_of(held_out, samples, "guard held-out")
         captions = list(dict.fromkeys(of_class[0] for of_class in held_out.prompts))
@@ -79,6 +81,8 @@ class Guard:
         return {f"guard_{name}_{of}": value for name, values in found.items() for of, value in values.items()}
 
     def _warn(self, step: int, name: str, value: float) -> None:
+        if self.max_drop is None:
+            return
         start = means(self._start)[name]
         drop = 100 * (start - value)
         if drop <= self.max_drop + ROUNDING or name in self._warned:
@@ -123,7 +127,7 @@ class Guard:
         front = [self._measured("pretrained", 0.0, self.pretrained)]
         for name, end in ends.items():
             front += [self._measured(name, alpha, interpolate(starts[name], end, alpha)) for alpha in ALPHAS]
-        point, entry = propose(front, self.max_drop)
+        point, entry = propose(front, self.max_drop, self.rate)
         model = self.pretrained
         if point.alpha > 0:
             model = interpolate(starts[point.model], ends[point.model], point.alpha)
@@ -147,13 +151,13 @@ class Guard:
 
 
 def read_guard(config: FinetuneConfig, loaded: LoadedModel, parts: Parts, pretrained: nn.Module) -> Guard | None:
-    """The guard that a configuration asks for; ``None`` without ``guard.max_drop``.
+    """The guard that a configuration asks for; ``None`` without ``guard.max_drop`` and ``guard.rate``.
 
     Raises:
         TracerftError: one line, if nothing is held out to choose on, or the suite names no shift.
     """
     wanted, suite = config.guard, parts.suite
-    if wanted.max_drop is None:
+    if wanted.max_drop is None and wanted.rate is None:
         return None
     split, held_out = _held_out(config, suite)
     whole: Mapping[str, Split] = {}
@@ -172,6 +176,7 @@ def read_guard(config: FinetuneConfig, loaded: LoadedModel, parts: Parts, pretra
         pretrained,
         loaded.tokenize,
         max_drop=wanted.max_drop,
+        rate=wanted.rate,
         samples=wanted.samples,
         facts={"held_out": {"split": split, "n": len(held_out)}, "also_reported": reported},
     )
@@ -184,7 +189,7 @@ def _held_out(config: FinetuneConfig, suite: Suite) -> tuple[str, Split]:
     if config.suite is None and not is_digits(config.data):
         return "id", suite.id
     raise ArgumentError(
-        f"`guard.max_drop` chooses on held-out images; got hold_out {config.hold_out:g}, which keeps none out; set "
+        f"`guard` chooses on held-out images; got hold_out {config.hold_out:g}, which keeps none out; set "
         "hold_out to 0.1"
     )
 

@@ -69,6 +69,33 @@ def test_what_cannot_be_chosen_from(front, max_drop, message):
         choose(front, max_drop)
 
 
+@pytest.mark.parametrize(
+    ("max_drop", "rate", "model", "alpha"),
+    [
+        (math.inf, 0.0, "student", 1.0),
+        (math.inf, 1.0, "student", 1.0),  # 0.900 + 0.605; half the student 0.70 + 0.67
+        (math.inf, 3.0, "student", 1.0),  # 2.715; half the student 2.71
+        (math.inf, 3.1, "teacher", 1.0),  # 2.777, as half the student with a larger drop; the student 2.7755
+        (math.inf, 100.0, "pretrained", 0.0),
+        (5.0, 1.0, "teacher", 1.0),  # as half the student, whose worst drop is larger
+        (4.0, 1.0, "teacher", 1.0),
+        (2.0, 0.0, "teacher", 0.5),
+        (2.0, 20.0, "pretrained", 0.0),  # 14.5; the teacher half way 0.65 + 13.7
+    ],
+)
+def test_a_rate_weighs_the_mean_of_the_sets(max_drop, rate, model, alpha):
+    """From hand: means of FRONT are 0.70, 0.67, 0.605, 0.685 and 0.67."""
+    chosen = choose(FRONT, max_drop, rate)
+    assert (chosen.model, chosen.alpha) == (model, alpha)
+
+
+@pytest.mark.parametrize("rate", [-1.0, math.inf, math.nan])
+def test_a_rate_out_of_range_is_named(rate):
+    """One line."""
+    with pytest.raises(ArgumentError, match="`rate` must be finite and at least 0; got"):
+        choose(FRONT, 2.0, rate)
+
+
 def of_hits(model, alpha, held, guarded):
     """A point of a hand-made front from strings of hits."""
     hits = [torch.tensor([c == "1" for c in text]) for text in (held, guarded)]
@@ -103,6 +130,37 @@ def test_the_entry_says_what_was_measured_and_chosen():
     point, entry = propose(better_start, 2.0)
     assert (point.alpha, entry["only_start"]) == (0.0, False)
     assert "is more accurate than it" in entry["note"]
+
+
+def test_the_entry_says_which_rule_chose_and_what_each_point_is_worth():
+    """From hand: 0.5, 0.7, 1 held out; 1, 0.75, 0.25 guarded; at 0.7 worth 1.2, 1.225, 1.175; crossings 0.6, 0.8."""
+    front = [
+        of_hits("pretrained", 0.0, "1111100000", "1111"),
+        of_hits("student", 0.5, "1111111000", "1110"),
+        of_hits("student", 1.0, "1111111111", "0001"),
+    ]
+    point, entry = propose(front, None, 0.7)
+    assert point is front[1].point
+    assert [row["value"] for row in entry["front"]] == pytest.approx([1.2, 1.225, 1.175])
+    assert [row["mean"] for row in entry["front"]] == [1.0, 0.75, 0.25]
+    assert (entry["rate"], entry["max_drop"], "keeps" in entry["front"][0]) == (0.7, None, False)
+    assert entry["rule"] == "the largest held-out accuracy + guard.rate 0.7 x mean of the guard sets"
+    assert "at guard.rate 0.7: 70.0 held-out + 0.7 x 75.0 guarded = 122.5, the pretrained model 120.0." in entry["note"]
+    pieces = [(p["model"], p["alpha"], p["from"], p["to"]) for p in entry["exchange"]]
+    assert [p[:2] for p in pieces] == [("student", 1.0), ("student", 0.5), ("pretrained", 0.0)]
+    assert [p[2] for p in pieces] == pytest.approx([0.0, 0.6, 0.8])
+    assert [p[3] for p in pieces[:2]] == pytest.approx([0.6, 0.8])
+    assert pieces[2][3] is None
+    point, entry = propose(front, 25.0, 0.1)
+    assert (point.alpha, [row["keeps"] for row in entry["front"]]) == (0.5, [True, True, False])
+    assert entry["rule"].endswith("mean of the guard sets of the points within guard.max_drop 25")
+    assert entry["note"].endswith("Without guard.max_drop it would be the student itself.")
+    assert [(p["model"], p["alpha"]) for p in entry["exchange"]] == [p[:2] for p in pieces]
+    assert propose(front, 24.0, 0.1)[1]["note"].startswith("No point but the pretrained model keeps")
+    assert propose(front, 25.0)[1]["rule"] == "the highest held-out accuracy of the points within guard.max_drop 25"
+    assert "value" not in propose(front, 25.0)[1]["front"][0]
+    assert propose(front, None, 5.0)[1]["note"].startswith("The pretrained model is worth most at guard.rate 5")
+    assert propose(front[:1], None, 1.0)[1]["note"].startswith("The pretrained model is worth most at guard.rate 1")
 
 
 def test_a_value_of_no_sample_has_no_interval():

@@ -5,6 +5,8 @@ Legend: C captions, D embedding size. Imports `errors` only.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from torch import Tensor
 from tracerft.errors import ArgumentError, ShapeError
 
 ROUNDING = 1e-9  # points; 100 * (0.60 - 0.58) is not 2 in floating point
+TIE = ROUNDING / 100  # fractions; values this close are one
 
 
 @dataclass(frozen=True)
@@ -50,18 +53,31 @@ def keeps(start: Point, point: Point, max_drop: float) -> bool:
     return all(drop <= max_drop + ROUNDING for drop in drops(start, point).values())
 
 
-def choose(front: Sequence[Point], max_drop: float) -> Point:
-    """The most accurate point that keeps every guard set.
+def guard_mean(point: Point) -> float:
+    """Mean of the guard sets, each with the same weight whatever its size; 0 without any."""
+    return fmean(point.guards.values()) if point.guards else 0.0
+
+
+def worth(point: Point, rate: float) -> float:
+    """Value of a point at an exchange rate: accuracy + rate * mean of the guard sets, as a fraction."""
+    return point.accuracy + rate * guard_mean(point)
+
+
+def choose(front: Sequence[Point], max_drop: float, rate: float = 0.0) -> Point:
+    """The point that is worth most, see `worth`, of those that keep every guard set.
 
     Args:
         front: the start first, which always qualifies.
-        max_drop: points that each guard set may lose, at least 0.
+        max_drop: points that each guard set may lose, at least 0; infinite for no bound.
+        rate: points of accuracy that one point of the mean of the guard sets is worth, at least 0; at 0 only accuracy
+            counts.
 
     Returns:
-        Of points of equal accuracy the one whose worst drop is least, then the first in ``front``.
+        Of points of equal worth the one whose worst drop is least, then the first in ``front``.
 
     Raises:
-        ArgumentError: if the front is empty, its points have different guard sets, or ``max_drop`` is below 0.
+        ArgumentError: if the front is empty, its points have different guard sets, ``max_drop`` is below 0, or
+            ``rate`` is below 0 or not finite.
 
     Example:
         >>> start, end = Point("pretrained", 0, 0.5, {"a": 0.6}), Point("student", 1, 0.9, {"a": 0.5})
@@ -72,9 +88,13 @@ def choose(front: Sequence[Point], max_drop: float) -> Point:
         raise ArgumentError("`front` must hold at least the start; got no point; measure the pretrained model first")
     if not max_drop >= 0:
         raise ArgumentError(f"`max_drop` must be at least 0 points; got {max_drop}; 2 is usual")
+    if not 0 <= rate < inf:
+        raise ArgumentError(f"`rate` must be finite and at least 0; got {rate}; 1 gives one point for one point")
     start = front[0]
     kept = [point for point in front if keeps(start, point, max_drop)]
-    return max(kept, key=lambda point: (point.accuracy, -max(drops(start, point).values(), default=0.0)))
+    best = max(worth(point, rate) for point in kept)
+    equal = [point for point in kept if worth(point, rate) >= best - TIE * (1 + rate)]
+    return min(equal, key=lambda point: max(drops(start, point).values(), default=0.0))
 
 
 def text_structure(text: Tensor, start: Tensor) -> float:

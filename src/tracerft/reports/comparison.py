@@ -6,7 +6,6 @@ Fractions of the records are printed in percent.
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from tracerft.errors import RunFolderError
@@ -25,6 +24,7 @@ from tracerft.reports.compared import (
     splits_of,
     warnings_of,
 )
+from tracerft.reports.guard import front_points
 from tracerft.reports.html import page
 from tracerft.reports.log import finite
 from tracerft.reports.record import write_text
@@ -159,19 +159,9 @@ def _point(name: str, strength: float, row: Row) -> dict[str, Any]:
 
 def _guard_fronts(runs: Sequence[Compared]) -> list[Figure]:
     """The front that each guarded run was chosen from; on other images than the results, so a figure of its own."""
-    points, names = [], legend_names(runs)
+    points, names = list[dict[str, Any]](), legend_names(runs)
     for run in runs:
-        guard: Mapping[str, Any] = run.record.get("guard") or {}
-        chosen = guard.get("chosen") or {}
-        front = guard.get("front") or []
-        start = next((row for row in front if row["model"] == PRETRAINED), None)
-        for model in dict.fromkeys(row["model"] for row in front if row["model"] != PRETRAINED):
-            line = [row for row in front if row["model"] == model]
-            for row in ([] if start is None else [start]) + line:
-                picked = (row["model"], row["alpha"]) == (chosen.get("model"), chosen.get("alpha"))
-                y = 100 * fmean(row["guards"].values())
-                point = {"strength": row["alpha"], "x": 100 * row["accuracy"], "y": y, "selected": picked}
-                points.append({"method": f"{names[run.name]}: {model}", **point})
+        points += front_points(run.record.get("guard") or {}, f"{names[run.name]}: ")
     if not points:
         return []
     svg = figures.front(points, "x", "y", x_label="held-out, %", y_label="mean of guard sets, %")

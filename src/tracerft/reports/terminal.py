@@ -47,6 +47,17 @@ def results_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str
     return "\n".join(texts)
 
 
+def guard_lines(guard: Mapping[str, Any]) -> list[str]:
+    """What a record's entry ``guard`` proposes, and which point to take at other exchange rates; none without one."""
+    lines = [f"guarded: {guard['note']}"] if guard else []
+    parts = []
+    for piece in guard.get("exchange") or []:  # records of 0.1.0 have none
+        low, high = (None if rate is None else f"{rate:.3g}" for rate in (piece["from"], piece["to"]))
+        share = "" if piece["alpha"] in (0, 1) else f" {piece['alpha']:g}"
+        parts.append(f"{f'above {low}' if high is None else f'{low} to {high}'}: {piece['model']}{share}")
+    return [*lines, f"to take at an exchange rate of {'; '.join(parts)}"] if parts else lines
+
+
 RECALL = "image_to_text_r1"
 
 
