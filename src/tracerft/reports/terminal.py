@@ -53,8 +53,8 @@ def guard_lines(guard: Mapping[str, Any]) -> list[str]:
     parts = []
     for piece in guard.get("exchange") or []:  # records of 0.1.0 have none
         low, high = (None if rate is None else f"{rate:.3g}" for rate in (piece["from"], piece["to"]))
-        share = "" if piece["alpha"] in (0, 1) else f" {piece['alpha']:g}"
-        parts.append(f"{f'above {low}' if high is None else f'{low} to {high}'}: {piece['model']}{share}")
+        share = "" if piece["alpha"] in (0, 1) else f"{piece['alpha']:g} of "
+        parts.append(f"{f'above {low}' if high is None else f'{low} to {high}'}: {share}{piece['model']}")
     return [*lines, f"to take at an exchange rate of {'; '.join(parts)}"] if parts else lines
 
 
