@@ -33,13 +33,15 @@ def test_the_record_has_every_promised_field(run, digits_folder):
     assert record == run.record
     assert {"tracerft", "status", "method", "seed", "config", "environment", "data", "steps", "seconds",
             "seconds_per_step", "results", "parameters", "pretrained_weight", "classes",
-            "warnings"} == set(record)  # fmt: skip
+            "class_lists", "warnings"} == set(record)  # fmt: skip
     assert (record["tracerft"], record["status"]) == (tracerft.__version__, "finished")
     assert (record["method"], record["seed"], record["steps"]) == ("tracer", 0, STEPS)
     assert record["config"]["data"] == str(digits_folder)
     assert list(record["data"]) == ["train", *SPLITS]
     assert [d["n"] for d in record["data"].values()] == [180, 60, 60, 60, 60, 20, 20]
     assert all(len(d["sha256"]) == 64 for d in record["data"].values())
+    assert [len(names) for names in record["class_lists"]] == [2, 10]  # coloured by parity, and grey
+    assert [d.get("class_list") for d in record["data"].values()] == [None, 0, 1, 0, 0, 0, 1]
     assert 0 < record["pretrained_weight"] < 1
     assert record["seconds"] > 0
 
