@@ -8,13 +8,14 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c const
 # Stamps: pip runs when what is asked of it changed, not every time.
 TOY := $(VENV)/.installed-toy
 DEV := $(VENV)/.installed-dev
+DOCS := $(VENV)/.installed-docs
 # Two processes of one thread each: torch's own threads would fight over the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 DEMO := runs/toy
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format slow faults fuzz audit clean
+.PHONY: help demo test check format slow faults fuzz audit docs tutorial clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -41,7 +42,7 @@ format: $(DEV) ## rewrite the sources in the one format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-slow: $(DEV) ## the tests that train for minutes
+slow: $(DEV) $(DOCS) ## the tests that train for minutes
 	$(PYTEST) -m slow || [ $$? -eq 5 ]  # 5: no test carries the marker
 
 faults: $(DEV) ## kill hundreds of runs and compare what resuming makes of them (minutes)
@@ -55,6 +56,12 @@ audit: constraints.txt | $(BIN)/python ## ask for known weaknesses of every pinn
 	@build/audit/bin/python -m pip install --disable-pip-version-check --quiet 'pip-audit>=2.9' \
 	  || { echo "NOT AUDITED: pip-audit cannot be installed" >&2; exit 2; }
 	@build/audit/bin/python tests/supply/audit.py constraints.txt
+
+docs: $(DOCS) ## build the site over docs/ into build/site; python3 -m http.server -d build/site shows it
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
+tutorial: | $(BIN)/python ## write docs/tutorial.ipynb from docs/tutorial.py
+	$(BIN)/python tools/percent.py docs/tutorial.py
 
 clean: ## remove builds and caches; .venv and runs stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
@@ -75,3 +82,7 @@ $(TOY): pyproject.toml constraints.txt | $(BIN)/python
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[dev]'
 	@touch $@ $(TOY)
+
+$(DOCS): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e '.[docs]'
+	@touch $@

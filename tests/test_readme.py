@@ -31,12 +31,3 @@ def test_committed_tables_are_made_from_the_committed_results(study):
     assert (folder / "table.md").read_text() == study_markdown(made)
     assert made["command"].startswith(f"tracerft study {study}")
     assert re.fullmatch(r"[0-9a-f]{40}", made["commit"])
-
-
-@pytest.mark.parametrize("folder", ["docs", "README.md"])
-def test_links_to_files_lead_somewhere(folder):
-    """Every relative link of the documentation."""
-    files = [ROOT / folder] if folder.endswith(".md") else sorted((ROOT / folder).rglob("*.md"))
-    for file in files:
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)", file.read_text()):
-            assert (file.parent / target).exists(), f"{file.name}: {target}"

@@ -45,8 +45,9 @@ def markdown() -> str:
         "",
         "Written by `tracerft methods --markdown > docs/methods.md` from the METHODS table; a test compares the two.",
         "Choose one with `tracerft finetune --method NAME`; an option that a method does not read is refused. Those",
-        "without a run of their own are made by the command that stands with them. [Compared](results/compare/), and",
-        "[how they differ from their papers](deviations.md#baselines). A method of your own: [guide](new-method.md).",
+        "without a run of their own are made by the command that stands with them.",
+        "[Compared](results/compare/README.md), and [how they differ from their papers](deviations.md#baselines).",
+        "A method of your own: [guide](new-method.md).",
         "",
         COST,
     ]
