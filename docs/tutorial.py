@@ -42,7 +42,7 @@ figure, axes = plt.subplots(len(shown), 8, figsize=(8, 2.2))
 for row, (name, digits) in zip(axes, shown.items(), strict=True):
     row[0].set_title(name, loc="left", fontsize=9)
     for axis, image in zip(row, digits.images(np.arange(8)), strict=True):
-        axis.imshow(image.permute(1, 2, 0))
+        axis.imshow(image.permute(1, 2, 0).numpy())
         axis.set_axis_off()
 figure.savefig(FOLDER / "digits.svg")
 
