@@ -9,9 +9,8 @@ from math import inf, isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from tracerft.config_types import wrong_types
+from tracerft.data.strict_yaml import read_strict_yaml
 from tracerft.data.text import shown
 from tracerft.errors import ArgumentError, DataError, did_you_mean
 
@@ -270,6 +269,7 @@ def check(config: FinetuneConfig) -> None:
     t, g, problems = config.train, config.guard, []
     guarded = g.max_drop is not None or g.rate is not None or g == GuardConfig()
     rules: list[tuple[str, object, bool, str]] = [
+        ("out", repr(config.out), config.out != "" and "\0" not in config.out, "the name of a folder"),
         ("train.epochs", t.epochs, t.epochs >= 1, "at least 1 (to see the pretrained model, use tracerft evaluate)"),
         ("train.steps", t.steps, t.steps is None or t.steps >= 1, "at least 1 (or leave it out and set train.epochs)"),
         ("train.batch_size", t.batch_size, t.batch_size >= 2, "at least 2, as one pair has no negatives"),
@@ -356,13 +356,12 @@ def read_config(path: Path) -> FinetuneConfig:
         DataError: if it is not one.
     """
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = read_strict_yaml(path)
         raw |= {name: group(kind, raw.get(name), name) for name, kind in GROUPS.items()}
         config = FinetuneConfig(**raw)
         if wrong := wrong_types(config):
             raise TypeError("; ".join(wrong))
         return config
-    except (OSError, yaml.YAMLError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        # ValueError: an ArgumentError, bytes that are no UTF-8, or a date such as 2026-13-45
+    except (TypeError, AttributeError, ValueError) as error:  # ValueError: also what is no YAML, or an ArgumentError
         reason = shown(" ".join(str(error).split()), 400)
         raise DataError(f"{path}: not the configuration of a run ({reason}); was it edited by hand?") from error

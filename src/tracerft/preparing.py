@@ -25,6 +25,7 @@ from tracerft.models.weights import pick_device
 from tracerft.sources import Parts, training_split
 from tracerft.training.plan import Plan
 
+MAX_STEPS = 10_000_000  # 400 times the longest run of the paper; what a longer one weighs is summed step by step
 REPEATED = 0.01  # expected share of pairs with a caption twin from which targets="auto" counts them
 
 
@@ -179,6 +180,11 @@ def _plan(
     t = config.train
     per_epoch = steps_per_epoch(len(parts.source), t.batch_size)
     total = t.steps if t.steps is not None else t.epochs * per_epoch
+    if total > MAX_STEPS:
+        raise ArgumentError(
+            f"`train.steps` or `train.epochs` ask for {total:,} optimiser steps; at most {MAX_STEPS:,} are taken; "
+            "lower them"
+        )
     total = total if trains else 0
     same = asdict(config) | {"data_sha256": parts.source.sha256, "model_sha256": _sha256(pretrained.state_dict())}
     del same["out"], same["guard"]  # the guard only looks; `running` compares it

@@ -180,6 +180,10 @@ def _hold_out(manifest: Manifest, share: float) -> tuple[Manifest, Manifest | No
     out = mark_held_out(manifest, share)
     if not out.any():
         return manifest, None
+    if out.all():
+        raise ArgumentError(
+            f"`hold_out` {share:g} keeps all {len(manifest)} images out of training; give more, or lower it"
+        )
     return manifest.subset(np.flatnonzero(~out)), manifest.subset(np.flatnonzero(out))
 
 

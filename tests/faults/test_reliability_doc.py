@@ -4,6 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.badinput.bad_doors import DOORS
+from tests.badinput.bad_images import IMAGES
+from tests.badinput.bad_sets import MANIFESTS
+from tests.badinput.test_doors import MEGABYTES, SECONDS
 from tests.faults.code_rules import JUSTIFIED
 from tests.faults.killing import SOME
 from tests.faults.points import POINTS
@@ -23,6 +27,8 @@ ROOT = Path(__file__).parents[2]
         ("docs/reliability.md", f"last time of {len(POINTS)} points"),
         ("docs/reliability.md", f"each of the {len(ITEMS) + len(PARTS)} items"),
         ("docs/reliability.md", f"| {len(DISK)} offsets"),
+        ("docs/reliability.md", f"{len(IMAGES)} images, {len(MANIFESTS)} data sets, {len(DOORS)} commands, each"),
+        ("docs/reliability.md", f"in under {SECONDS} s, bombs in under {MEGABYTES} MB"),
         ("SECURITY.md", f"({len(FORBIDDEN)} ways to"),
         ("SECURITY.md", f"exceptions, {len(JUSTIFIED)}, are listed"),
         ("SECURITY.md", f"{MAX_PIXELS // 1_000_000} million pixels"),

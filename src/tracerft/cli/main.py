@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 
 from tracerft.errors import NonFiniteError, StoppedError, TracerftError, WorkerError, did_you_mean
 
@@ -39,6 +40,8 @@ HELP = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
+    if isinstance(sys.stdout, TextIOWrapper):  # a file name may hold what no encoding has
+        sys.stdout.reconfigure(errors="backslashreplace")
     warnings.showwarning = _show_warning  # type: ignore[assignment]  # it takes the rest as it comes
     sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
 
@@ -73,6 +76,12 @@ def run(arguments: list[str]) -> int:
         if isinstance(error, StoppedError):
             return 143
         return 1 if isinstance(error, (NonFiniteError, WorkerError)) else 2
+    except OSError as error:
+        if debug or error.filename is None:  # one without a file is not about what the user named
+            raise
+        what = f"{error.filename}: {error.strerror}; check that path, or give another"
+        print(f"tracerft: {one_line(what)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(
             "tracerft: interrupted; finetune --resume or the same study command goes on from the last checkpoint",

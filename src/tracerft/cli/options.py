@@ -2,8 +2,10 @@
 
 import argparse
 import inspect
+import os
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 
@@ -11,6 +13,8 @@ import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from tracerft.errors import ArgumentError, did_you_mean
+
+MAX_DEPTH = 20  # of a configuration; its options lie two deep
 
 
 class HelpFormatter(DefaultHelpFormatter):
@@ -51,10 +55,13 @@ class Parser(ArgumentParser):
             ArgumentError: on any mistake.
         """
         self._refuse_unknown(arguments)
-        for argument in arguments:
-            refuse_aliases(Path(argument.partition("=")[2] if argument.startswith("--") else argument))
+        for before, argument in pairwise(["", *arguments]):
+            config = "--config" in (before, argument.partition("=")[0])
+            refuse_traps(Path(argument.partition("=")[2] if argument.startswith("--") else argument), always=config)
         try:
-            parsed: Namespace = self.instantiate(self.parse_args(list(arguments)))
+            values = self.parse_args(list(arguments))
+            self._refuse_empty_groups(values)
+            parsed: Namespace = self.instantiate(values)
             return parsed
         except (argparse.ArgumentError, SystemExit) as error:
             if isinstance(error, SystemExit):  # --help and --print_config
@@ -74,6 +81,12 @@ class Parser(ArgumentParser):
             option = argument.split("=", 1)[0]
             if option.startswith("--") and option not in known and option.rstrip("+") not in known:
                 raise ArgumentError(f"unknown option {option}{did_you_mean(option, known)}; see {self.prog} --help")
+
+    def _refuse_empty_groups(self, values: Namespace) -> None:
+        """A file's ``train:`` with nothing below it, which is not the same as no such line."""
+        for group in sorted({name[2:].partition(".")[0] for name in self._known() if "." in name}):
+            if values.get(group, ()) is None:
+                raise ArgumentError(f"option {group!r}: expected options below it; got nothing; remove the line")
 
     def _explain(self, message: str) -> str:
         text = " ".join(message.split())
@@ -99,17 +112,26 @@ def described(kind: type) -> dict[str, str]:
     return {name: " ".join(words.split()) for name, words in found}
 
 
-def refuse_aliases(path: Path) -> None:
-    """Refuse a YAML file with aliases: nothing here needs them, and nested ones grow without bound.
+def refuse_traps(path: Path, *, always: bool = False) -> None:
+    """Refuse a YAML file with aliases or many levels: nothing here needs them, and both can take hours to read.
+
+    Args:
+        path: a file, or any other argument.
+        always: also without the ending of a YAML file.
 
     Raises:
-        ArgumentError: if ``path`` is a YAML file with an alias, or no UTF-8 text.
+        ArgumentError: if ``path`` is a YAML file with an alias or deeper than `MAX_DEPTH`, or no UTF-8 text.
     """
-    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+    if not (always or path.suffix in (".yaml", ".yml")) or not os.path.isfile(path):
         return
+    depth = 0
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(path.read_text(), Loader=yaml.SafeLoader)):
-            raise ArgumentError(f"{path}: YAML aliases (*name) are not accepted; write the value out")
+        for event in yaml.parse(path.read_text(), Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise ArgumentError(f"{path}: YAML aliases (*name) are not accepted; write the value out")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise ArgumentError(f"{path}: nested deeper than {MAX_DEPTH} levels; no option is; correct the file")
     except UnicodeDecodeError as error:
         raise ArgumentError(f"{path} is no UTF-8 text; give a YAML file") from error
     except (OSError, yaml.YAMLError):

@@ -17,6 +17,7 @@ from tracerft.errors import DataError
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl")
 DELIMITERS = (",", ";", "\t", "|")
+MAX_BYTES = 1 << 30  # a table is held in memory whole, several times over
 _LOOK = 50  # records that decide on the delimiter
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
@@ -47,12 +48,18 @@ def read_table(path: Path, *, delimiter: str | None = None, encoding: str | None
         encoding: by default UTF-8, UTF-16 if it looks so, else Windows-1252 with a warning.
 
     Raises:
-        DataError: if it cannot be read as that.
+        DataError: if it cannot be read as that, or is larger than `MAX_BYTES`.
     """
     try:
-        raw = path.read_bytes()
+        size = path.stat().st_size
+        raw = path.read_bytes() if size <= MAX_BYTES else b""
     except OSError as error:
         raise DataError(f"{shown(path)}: cannot be read ({error.strerror}); check the path") from error
+    if size > MAX_BYTES:
+        raise DataError(
+            f"{shown(path)}: a table of {size >> 20} MiB, the limit is {MAX_BYTES >> 20} MiB; shorten it, or pack the "
+            "images into tars"
+        )
     text, warnings = decode_text(raw, shown(path), encoding)
     if not text.strip():
         raise DataError(f"{shown(path)}: the table is empty; expected a header line and one line a sample")

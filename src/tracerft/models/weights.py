@@ -90,15 +90,26 @@ def _write(model: nn.Module, folder: Path, origin: Origin | None) -> None:
 
 def _tiny(description: Mapping[str, Any], tensors: Mapping[str, Tensor] | None, seed: int, source: str) -> LoadedModel:
     config = TinyConfig(**description)
-    model = TinyDualEncoder(config, seed=seed)
     if tensors is not None:
         try:
+            _check_sizes(config, tensors)
+            model = TinyDualEncoder(config, seed=seed)
             model.load_state_dict(dict(tensors))
         except RuntimeError as error:
             raise DataError(
                 f"{source}: weights do not fit the described model ({str(error).splitlines()[-1].strip()})"
             ) from error
+    else:
+        model = TinyDualEncoder(config, seed=seed)
     return LoadedModel(model, _tokenizer(config), source)
+
+
+def _check_sizes(config: TinyConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Raise `RuntimeError` unless the tensors are the model's, before memory is taken for what a description claims."""
+    if max(config.layers, config.text_layers) > len(tensors):
+        raise RuntimeError(f"{len(tensors)} tensors cannot be {config.layers} and {config.text_layers} layers")
+    with torch.device("meta"):
+        TinyDualEncoder(config).load_state_dict(dict(tensors), assign=True)
 
 
 def _tokenizer(config: TinyConfig) -> Callable[[Sequence[str]], Tensor]:
@@ -187,7 +198,7 @@ def _described(folder: Path, source: str) -> LoadedModel:
         if family != "tiny":
             raise DataError(f"{folder / CONFIG}: unknown model family {family!r}")
         return _tiny(model, load_tensors(folder / WEIGHTS), 0, source)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{folder / CONFIG}: not a model description ({error}); save the model again") from error
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from tracerft.config import FinetuneConfig, TrainConfig
 from tracerft.sources import is_digits
 from tracerft.studies import shift, toy, worlds
-from tracerft.studies.runner import Progress
+from tracerft.studies.runner import Progress, at_least_one
 from tracerft.studies.shift_data import is_emoji
 from tracerft.studies.worlds import World
 
@@ -41,6 +41,7 @@ def world_of(
         workers: processes.
         progress: told about pretraining.
     """
+    at_least_one("seeds", seeds)
     path = Path(data)
     if is_digits(data):
         folder = None if data == "digits" else path

@@ -50,6 +50,12 @@ def _worker(config: FinetuneConfig, read: ReadParts) -> str:
     return config.out
 
 
+def at_least_one(argument: str, number: int) -> None:
+    """Raise `ArgumentError` for a count that leaves nothing to do."""
+    if number < 1:
+        raise ArgumentError(f"`{argument}` must be at least 1; got {number}")
+
+
 def run_all(
     configs: Sequence[FinetuneConfig], workers: int, progress: Progress | None = None, read: ReadParts = read_parts
 ) -> list[Run]:
@@ -67,8 +73,7 @@ def run_all(
     Raises:
         WorkerError: if a process was killed from outside.
     """
-    if workers < 1:
-        raise ArgumentError(f"`workers` must be at least 1; got {workers}")
+    at_least_one("workers", workers)
     if progress:
         progress(0, len(configs), "")
     done = 0

@@ -19,7 +19,7 @@ from tracerft.errors import one_of
 from tracerft.models.weights import save_model
 from tracerft.reports.figures import bars, front, grouped_bars
 from tracerft.studies.results import Key, figure_claim, paired_claim, rows_of, select, write_figures
-from tracerft.studies.runner import Progress, path_results, run_all, write_study
+from tracerft.studies.runner import Progress, at_least_one, path_results, run_all, write_study
 from tracerft.studies.shift_data import ALIGNED, domains, is_emoji, parts
 from tracerft.studies.shift_start import shift_start
 from tracerft.studies.worlds import EMA_HALF_LIFE, World, momentum
@@ -134,6 +134,7 @@ def world(
     seeds: int = 1,
 ) -> World:
     """The setting of the study, for this and other comparisons; see `run` for the arguments."""
+    at_least_one("seeds", seeds)
     names = domains(data)
     style = style or names[0]
     one_of("style", style, tuple(names))

@@ -16,7 +16,7 @@ from tracerft.data.digits import download_digits
 from tracerft.errors import DataError, one_of
 from tracerft.sources import read_parts
 from tracerft.studies.results import Key, rows_of
-from tracerft.studies.runner import Progress, evaluate_path, run_all, write_study
+from tracerft.studies.runner import Progress, at_least_one, evaluate_path, run_all, write_study
 from tracerft.studies.toy_results import COLUMNS, claims_of, figures, headline_of, measures
 from tracerft.studies.worlds import NO_ANCHORS, World
 
@@ -116,6 +116,7 @@ def run(
         Path of the report.
     """
     one_of("size", size, tuple(SIZES))
+    at_least_one("seeds", seeds)
     started, chosen = time.perf_counter(), SIZES[size]
     if download:
         data = download_digits(data or out / "mnist")

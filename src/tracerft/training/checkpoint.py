@@ -158,7 +158,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         names = [Path(name).stem for name in manifest["sha256"] if name.endswith(".safetensors")]
         parts = {name: load_file(folder / f"{name}.safetensors") for name in names}
         return Checkpoint(manifest["step"], parts, json.loads((folder / STATE).read_text()))
-    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{folder}: not a whole checkpoint ({error})") from error
 
 

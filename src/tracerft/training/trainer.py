@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tracerft.data.sampling import batch_at, keys
-from tracerft.errors import NonFiniteError, StateError
+from tracerft.errors import CheckpointError, NonFiniteError, StateError
 from tracerft.methods import Method
 from tracerft.training.ahead import Ahead
 from tracerft.training.checkpoint import (
@@ -171,12 +172,24 @@ class Trainer:
                 file.write(json.dumps({"step": self.step, **values}) + "\n")
 
     def _truncate_log(self, size: int) -> None:
-        """Drop log lines of steps that a resumed run is going to take again."""
+        """Drop log lines of steps that a resumed run is going to take again.
+
+        Raises:
+            CheckpointError: if lines of steps before are missing, since they cannot be written again.
+        """
+        found = self._metrics.stat().st_size if self._metrics.is_file() else 0
+        if found < size:
+            raise CheckpointError(
+                f"{self._metrics}: {found} bytes, the checkpoint was made after {size}; put the log back, or start a "
+                "new run in another folder"
+            )
         with self._metrics.open("ab") as file:
             file.truncate(size)
 
     def save(self) -> None:
         """Write a checkpoint of this step."""
+        with self._metrics.open("ab") as file:  # the lines that the checkpoint counts on have to outlive it
+            os.fsync(file.fileno())
         method_tensors, method_plain = split_state(self.method.state_dict())
         parts = {
             "student": dict(self.model.state_dict()),
@@ -197,13 +210,20 @@ class Trainer:
             One line for each damaged checkpoint that was passed over.
 
         Raises:
+            CheckpointError: if there are checkpoints and none is whole, such as those of a later version, or if the log
+                is shorter than it was.
             StateError: if the checkpoint was made by another configuration, model or data set.
         """
         root = self.folder / "checkpoints"
         remove_half_written(root)
         checkpoint, problems = newest_checkpoint(root)
+        if checkpoint is None and problems:  # starting over would write over what may still be rescued
+            raise CheckpointError(
+                f"{root}: none of {len(problems)} checkpoints can be used, the newest: {problems[0]}; put a whole one "
+                "back, or start a new run in another folder"
+            )
         if checkpoint is None:
-            return problems
+            return []
         refuse_changes(checkpoint.state["fingerprint"], self.plan.fingerprint)
         self.model.load_state_dict(checkpoint.parts["student"])
         load_optimizer_tensors(self.model, self.optimizer, checkpoint.parts["optimizer"])
