@@ -15,7 +15,7 @@ DEMO := runs/toy
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format slow faults fuzz audit docs tutorial clean
+.PHONY: help demo test check format slow faults fuzz audit sbom docs tutorial clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -56,6 +56,15 @@ audit: constraints.txt | $(BIN)/python ## ask for known weaknesses of every pinn
 	@build/audit/bin/python -m pip install --disable-pip-version-check --quiet 'pip-audit>=2.9' \
 	  || { echo "NOT AUDITED: pip-audit cannot be installed" >&2; exit 2; }
 	@build/audit/bin/python tests/supply/audit.py constraints.txt
+
+sbom: $(DEV) ## write what is installed as a CycloneDX bill of materials, dist/sbom.json
+	@$(BIN)/python -m venv build/sbom  # an environment of its own, or the bill would list what wrote it
+	@build/sbom/bin/python -m pip install --disable-pip-version-check --quiet 'cyclonedx-bom>=7.0' \
+	  || { echo "NO SBOM: cyclonedx-bom cannot be installed" >&2; exit 2; }
+	@mkdir -p dist
+	@build/sbom/bin/cyclonedx-py environment --output-reproducible --of JSON --pyproject pyproject.toml \
+	  -o dist/sbom.json $(BIN)/python
+	@$(BIN)/python -m tests.supply.sbom dist/sbom.json constraints.txt
 
 docs: $(DOCS) ## build the site over docs/ into build/site; python3 -m http.server -d build/site shows it
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
