@@ -62,7 +62,7 @@ def test_version_is_that_of_the_package(capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[c, "--help"] for c in COMMANDS] + [["study", n, "--help"] for n in ("toy", "theory")]
+    "arguments", [[c, "--help"] for c in COMMANDS] + [["study", n, "--help"] for n in ("toy", "theory", "paper")]
 )
 def test_every_command_has_help(arguments, capsys):
     """On stdout, exit 0."""
@@ -158,6 +158,10 @@ RUN = ["finetune", "--model", "tiny:random", "--data", "digits", "--out", "never
         (["evaluate", "tiny:random", "--interpolate", "3"], "need a run folder"),
         (["report", "nowhere"], "no record.json and no study.json"),
         (["study", "toi"], "unknown study 'toi' (did you mean 'toy'?)"),
+        (["study", "paper"], "`imagenet` must be given: the folder with train and val; or add --dry_run for a plan"),
+        (["study", "paper", "--imagenet", "nowhere"], "no folder train and no val in it; expected train and val"),
+        (["study", "paper", "--dry_run", "--tables", "4"], "ViT-B/16 is in Tables 1, 2, 3, 5, 8, 9, 10, 11; got '4'"),
+        (["study", "paper", "--dry_run", "--batch_size", "1"], "`batch_size` must be at least 2; got 1"),
         (["study", "toy", "--size", "quik"], "did you mean 'quick'?"),
         (["study", "toy", "--size", "full"], "give --data DIR with its IDX files, or add --download"),
     ],

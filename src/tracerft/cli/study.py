@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tracerft.cli import world_studies
+from tracerft.cli import paper_study, world_studies
 from tracerft.cli.options import Parser
 from tracerft.errors import ArgumentError, did_you_mean
 
@@ -13,6 +13,7 @@ STUDIES = {
     "toy": "digits, then coloured digits: who learns colour without forgetting digits (Section 5.1)",
     "shift": "finetune in one style, see what is gained and lost in the others (emoji, or domain/class/* folders)",
     **world_studies.STUDIES,
+    "paper": paper_study.TEXT,
     "theory": "gradient descent on the linear problem against every closed form (Section 3)",
 }
 HELP = (
@@ -35,6 +36,10 @@ def run(arguments: Sequence[str]) -> None:
     command = shlex.join(["tracerft", "study", *arguments])
     if name in world_studies.STUDIES:
         _show(world_studies.run(name, rest, command))
+    elif name == "paper":
+        report = paper_study.run(rest, command)
+        if report is not None:  # a plan has none
+            _show(report)
     else:
         _show({"toy": _toy, "shift": _shift, "theory": _theory}[name](rest, command))
 

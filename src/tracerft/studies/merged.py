@@ -56,7 +56,7 @@ def merged_results(
                 continue
             used = {"model_stock": 1, "tpgm": 0, "dawin": 0}.get(kind, len(others))  # beside the run itself
             folders = [base.folder, *others[:used]]
-            results = kept(out / "merged" / f"{kind}-seed{seed}.json", _Make(kind, world, folders))
+            results = kept(out / "merged" / f"{kind}-seed{seed}.json", Make(kind, world, folders))
             found[kind, 0.0, seed] = world.measures(results, base.results["pretrained"]) | {"cost": 0.0}
     return found
 
@@ -69,13 +69,14 @@ def _member(base: Run, number: int) -> FinetuneConfig:
     return replace(config, out=f"{config.out}-member{number + 1}", train=train)
 
 
-class _Make:
+class Make:
     """Merges and evaluates, when called."""
 
     def __init__(self, kind: str, world: World, folders: Sequence[Path]) -> None:
         self.kind, self.world, self.folders = kind, world, folders
 
     def __call__(self) -> dict[str, Any]:
+        """Read the models and images, and evaluate."""
         config = read_config(self.folders[0] / "config.yaml")
         start = load_model(config.model, seed=config.train.seed)
         suite = self.world.read(config, start).suite

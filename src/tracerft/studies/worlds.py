@@ -28,6 +28,7 @@ class World:
         settings: what a reader should know.
         read: reads data and suite of a configuration.
         without: methods that cannot be run here, and why; run nevertheless where they are asked for by name.
+        targets: what equal captions in a batch count as, see `LossConfig`.
     """
 
     title: str
@@ -39,6 +40,7 @@ class World:
     settings: Mapping[str, Any]
     read: ReadParts = read_parts
     without: Mapping[str, str] = field(default_factory=dict)
+    targets: str = "multi_positive"
 
     def config(
         self, key: str, method: str, strength: tuple[str, float] | None, seed: int, **loss: Any
@@ -64,7 +66,7 @@ class World:
             model=self.starts[seed],
             out=str(Path(self.base.out) / "runs" / f"{key}-{value:g}-seed{seed}"),
             method=method,
-            loss=LossConfig(targets="multi_positive", **groups["loss"]),
+            loss=LossConfig(targets=self.targets, **groups["loss"]),
             teacher=TeacherConfig(**groups["teacher"]),
             train=replace(self.base.train, seed=seed),
         )
