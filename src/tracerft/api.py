@@ -17,6 +17,7 @@ from tracerft.config import (
     check,
     group,
 )
+from tracerft.distributed import joined
 from tracerft.errors import ArgumentError
 from tracerft.evaluating import Evaluation as Evaluation
 from tracerft.evaluating import evaluate_two, finished, scored
@@ -159,14 +160,15 @@ def run_config(
     """
     check(config)
     folder = Path(config.out)
-    if resume and (folder / "record.json").is_file():
-        if not lean and not (folder / "report.html").is_file():  # cut off between the two
-            write_run_report(folder)
-        return Run(folder, read_record(folder))
-    ready = make_ready(config, method=method, read=read)
-    if announce is not None:
-        announce(ready)
-    return Run(folder, execute(ready, resume=resume, progress=progress, lean=lean))
+    with joined(config.train.device) as world:
+        if resume and (folder / "record.json").is_file():
+            if not lean and world.rank == 0 and not (folder / "report.html").is_file():  # cut off between the two
+                write_run_report(folder)
+            return Run(folder, read_record(folder))
+        ready = make_ready(config, method=method, read=read)
+        if announce is not None and world.rank == 0:
+            announce(ready)
+        return Run(folder, execute(ready, resume=resume, progress=progress, lean=lean, world=world))
 
 
 def make_ready(config: FinetuneConfig, *, method: Method | None = None, read: ReadParts = read_parts) -> Ready:

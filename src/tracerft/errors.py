@@ -41,7 +41,7 @@ class NonFiniteError(TracerftError, FloatingPointError):
 
 
 class WorkerError(TracerftError, RuntimeError):
-    """A process of a study was killed from outside."""
+    """A process that this one works with, of a study or another rank, was killed or is gone."""
 
 
 class StoppedError(TracerftError, RuntimeError):

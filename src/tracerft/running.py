@@ -18,36 +18,64 @@ from torch import nn
 
 from tracerft.config import FinetuneConfig, read_config
 from tracerft.data.suite import Suite
+from tracerft.distributed import ALONE, World
 from tracerft.errors import RunFolderError, TracerftError
 from tracerft.evaluation.dynamics import teacher_student_gap
 from tracerft.evaluation.suite import evaluate_models
 from tracerft.models.weights import num_parameters, save_model
 from tracerft.preparing import Ready, flat
-from tracerft.reports.record import environment, write_json, write_text
+from tracerft.reports.record import environment, read_record, write_json, write_text
 from tracerft.reports.run import write_run_report
 from tracerft.training.disk import refusals_told
 from tracerft.training.lock import held
+from tracerft.training.ranks import refuse_differences
 from tracerft.training.trainer import Probe, Progress, Trainer, refuse_changes
 
 
 def execute(
-    ready: Ready, *, resume: bool = False, progress: Progress | None = None, lean: bool = False
+    ready: Ready,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    lean: bool = False,
+    world: World = ALONE,
 ) -> dict[str, Any]:
     """Train, evaluate and write the run's folder; returns the record.
 
     ``lean`` is for studies of many runs: no predictions and no report of its own, no checkpoints once it is finished,
-    and the start is evaluated once for all runs of a process that share it.
+    and the start is evaluated once for all runs of a process that share it. Of the ranks in ``world`` the first writes
+    and evaluates; the others train with it, wait, and read the record.
 
     Raises:
+        StateError: if the ranks were told different things.
         RunFolderError: if the folder is in use, cannot be written, or has no room.
         StoppedError: if a signal asked the run to stop; it can be resumed.
     """
     folder = Path(ready.config.out)
+    told = flat({"out": ready.config.out, "guard": asdict(ready.config.guard), "resume": resume})
+    refuse_differences(world, {**ready.plan.fingerprint, **told})
+    if world.rank > 0:
+        return _followed(ready, resume, world)
     with refusals_told(folder), _claimed(folder, ready.config, resume):
-        return _executed(ready, resume, progress, lean)
+        record = _executed(ready, resume, progress, lean, world)
+    world.wait()
+    return record
 
 
-def _executed(ready: Ready, resume: bool, progress: Progress | None, lean: bool) -> dict[str, Any]:
+def _followed(ready: Ready, resume: bool, world: World) -> dict[str, Any]:
+    """What every rank but the first does."""
+    folder, (_, every) = Path(ready.config.out), _probes(ready)
+    plan = replace(ready.plan, probe_every=every)
+    trainer = Trainer(ready.loaded.model, ready.method, ready.parts.source, plan, folder, world=world)
+    if resume:
+        trainer.resume()
+    trainer.run()
+    world.everywhere(_noted(ready))
+    world.wait()
+    return read_record(folder)
+
+
+def _executed(ready: Ready, resume: bool, progress: Progress | None, lean: bool, world: World) -> dict[str, Any]:
     config, student, method = ready.config, ready.loaded.model, ready.method
     folder, started = Path(config.out), time.perf_counter()
     probe, every = _probes(ready)
@@ -59,11 +87,12 @@ def _executed(ready: Ready, resume: bool, progress: Progress | None, lean: bool)
             progress(step, total, terms)
 
     plan = replace(ready.plan, probe_every=every)
-    trainer = Trainer(student, method, ready.parts.source, plan, folder, probe=probe, progress=timed)
+    trainer = Trainer(student, method, ready.parts.source, plan, folder, probe=probe, progress=timed, world=world)
     if resume:
         for problem in trainer.resume():
             warnings.warn(f"passed over a checkpoint: {problem}", UserWarning, stacklevel=3)
     trainer.run()
+    noted = [line for lines in world.everywhere(_noted(ready)) for line in lines]  # each read images of its own
     models = dict(method.models())
     proposal = None
     if ready.guard is not None:
@@ -73,6 +102,8 @@ def _executed(ready: Ready, resume: bool, progress: Progress | None, lean: bool)
     for name, finished in models.items():
         save_model(finished, folder / name)
     record = _record(ready, results, time.perf_counter() - started, marks)
+    if world.size > 1:
+        record |= {"ranks": world.size, "warnings": list(dict.fromkeys([*noted, *record["warnings"]]))}
     if proposal is not None:
         record["guard"] = proposal.entry
     write_json(folder / "record.json", record)
@@ -88,7 +119,7 @@ def _record(ready: Ready, results: Mapping[str, Any], seconds: float, marks: Seq
     trained, total = num_parameters(ready.loaded.model)
     versions = environment()
     names = list(dict.fromkeys(split.classes for split in splits.values() if split.classes))  # a shift may have its own
-    noted = [*getattr(source, "warnings", ()), *(f"{n}: {w}" for n, split in splits.items() for w in split.warnings)]
+    noted = [*_noted(ready), *(f"{n}: {w}" for n, split in splits.items() for w in split.warnings)]
     return {
         "tracerft": versions["tracerft"],
         "status": "finished",
@@ -114,6 +145,11 @@ def _record(ready: Ready, results: Mapping[str, Any], seconds: float, marks: Seq
         "seconds_per_step": median(b - a for a, b in pairwise(marks)) if len(marks) > 1 else None,
         "results": results,
     }
+
+
+def _noted(ready: Ready) -> list[str]:
+    """What this rank was warned of while it read training images."""
+    return list(getattr(ready.parts.source, "warnings", ()))
 
 
 _STARTS: dict[tuple[object, ...], dict[str, Any]] = {}

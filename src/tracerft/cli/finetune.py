@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_type_hints
 
 from tracerft.cli.options import Parser, described
+from tracerft.cli.ranks import rank, refuse_ranks
 from tracerft.config import GROUPS, FinetuneConfig
 from tracerft.errors import ArgumentError, did_you_mean
 
@@ -122,9 +123,12 @@ def run(arguments: Sequence[str]) -> None:
     """Train, evaluate, print the table and the report's path; or only say what would be done."""
     config, resume, only_json, dry = _read(arguments)
     if dry:
+        refuse_ranks("a dry run")
         _dry_run(config, only_json)
         return
     result = _train(config, resume)
+    if rank():
+        return
     if only_json:
         print(json.dumps({"results": result.results}, indent=2))
         return

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from io import TextIOWrapper
 
+from tracerft.cli.ranks import rank, refuse_ranks
 from tracerft.errors import NonFiniteError, StoppedError, TracerftError, WorkerError, did_you_mean
 
 COMMANDS = {
@@ -48,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _show_warning(message: Warning | str, *_: object) -> None:
     """A warning as a line of the command's own, without the place in the code that it comes from."""
-    print(f"tracerft: warning: {one_line(str(message))}", file=sys.stderr)
+    if rank() == 0:  # the others are warned of the same
+        print(f"tracerft: warning: {one_line(str(message))}", file=sys.stderr)
 
 
 def run(arguments: list[str]) -> int:
@@ -68,11 +70,14 @@ def run(arguments: list[str]) -> int:
             raise TracerftError(
                 f"unknown command {arguments[0]!r}{did_you_mean(arguments[0], list(COMMANDS))}; see tracerft --help"
             )
+        if arguments[0] != "finetune":
+            refuse_ranks(f"tracerft {arguments[0]}")
         import_module(f"tracerft.cli.{arguments[0].replace('-', '_')}").run(arguments[1:])
     except TracerftError as error:
         if debug:
             raise
-        print(f"tracerft: {one_line(str(error))}", file=sys.stderr)
+        where = f"rank {rank()}: " if rank() else ""
+        print(f"tracerft: {where}{one_line(str(error))}", file=sys.stderr)
         if isinstance(error, StoppedError):
             return 143
         return 1 if isinstance(error, (NonFiniteError, WorkerError)) else 2

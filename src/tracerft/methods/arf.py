@@ -124,7 +124,7 @@ class ARF(Stepped, Contrastive):
 
     def _retrieved(self, batch: Batch) -> Tensor:
         assert self._anchors_of_batch is not None
-        found = self._anchors_of_batch.retrieved(batch.sample_ids, self._step).to(batch.images.device)
+        found = self._anchors_of_batch.retrieved(batch.sample_ids, self._step).to(batch.caption_ids.device)
         return pair_loss(embed(self._model, found), self.targets, found.caption_ids)
 
 

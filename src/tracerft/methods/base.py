@@ -1,7 +1,7 @@
 """The seam between methods and the trainer.
 
-A method never runs the training step; it says what the step needs. The trainer embeds, steps and
-resumes, so mixed precision, resume and (later) ranks work for every method without a line in it.
+A method never runs the training step; it says what the step needs. The trainer embeds, gathers,
+steps and resumes, so mixed precision, resume and ranks work for every method without a line in it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +35,7 @@ class Method(Protocol):
         ...
 
     def objective(self, student: Embeddings, references: Mapping[str, Embeddings], batch: Batch) -> LossTerms:
-        """The loss of one batch."""
+        """The loss of one batch, of the rows of all ranks; on several, its images and tokens have no content."""
         ...
 
     def penalty(self, model: nn.Module) -> LossTerms | None:

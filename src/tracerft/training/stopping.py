@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from tracerft.distributed import World
 from tracerft.errors import StoppedError
 
 # What clusters send before they kill, and Ctrl-C; each with the handler that may be replaced for a while.
@@ -29,10 +30,12 @@ class StopRequest:
             raise KeyboardInterrupt
         self.signum = signum
 
-    @property
-    def asked(self) -> bool:
-        """Whether it has."""
-        return self.signum is not None
+    def asked(self, world: World) -> bool:
+        """Whether it has, on any rank; all are asked in the same step and so stop after the same."""
+        found = world.largest(self.signum or 0)
+        if found:  # one that came meanwhile stays for the next step
+            self.signum = found
+        return found > 0
 
     def refuse_to_go_on(self, done: str) -> None:
         """Raise if it has; ``done`` says what is saved and how to go on.

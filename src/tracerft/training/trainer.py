@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tracerft.data.sampling import batch_at, keys
+from tracerft.distributed import ALONE, World
 from tracerft.errors import CheckpointError, NonFiniteError, StateError
 from tracerft.methods import Method
 from tracerft.training.ahead import Ahead
@@ -28,6 +29,7 @@ from tracerft.training.checkpoint import (
 from tracerft.training.gradcache import Passes
 from tracerft.training.optim import adamw, learning_rate, load_optimizer_tensors, optimizer_tensors
 from tracerft.training.plan import Plan, Source
+from tracerft.training.ranks import refuse_differences, sum_gradients
 from tracerft.training.stopping import stop_requests
 from tracerft.types import Batch
 
@@ -49,6 +51,7 @@ class Trainer:
         folder: the run's folder, for ``metrics.jsonl`` and ``checkpoints``.
         probe: measurements during training, called after step 0, every ``probe_every`` and the last.
         progress: told after every step.
+        world: the ranks that train together; only the first one writes, measures and tells.
     """
 
     def __init__(
@@ -61,10 +64,13 @@ class Trainer:
         *,
         probe: Probe | None = None,
         progress: Progress | None = None,
+        world: World = ALONE,
     ) -> None:
+        self.world = world
         self.model, self.method, self.source, self.plan, self.folder = model, method, source, plan, folder
         self.probe, self.progress = probe, progress
         method.start(model, plan.total_steps)
+        world.share_start_(model.state_dict().values())  # a head that was fitted at the start may differ by rounding
         self.optimizer = adamw(model, lr=plan.lr, weight_decay=plan.weight_decay)
         self.step = 0
         self._batches = Ahead(self._batch, plan.total_steps)
@@ -90,7 +96,7 @@ class Trainer:
                 line: dict[str, float] = dict(terms) if last or self._due(self.plan.log_every) else {}
                 line |= self._probe() if last or self._due(self.plan.probe_every) else {}
                 self._log(line)
-                stopping = request.asked  # read once: a step that is left must have been saved
+                stopping = request.asked(self.world)  # read once: a step that is left must have been saved
                 if last or stopping or self._due(self.plan.checkpoint_every):
                     self.save()
                 if self.progress:
@@ -113,9 +119,12 @@ class Trainer:
             chunks=plan.accumulate,
             autocast=partial(torch.autocast, plan.device.type, torch.bfloat16, enabled=plan.autocast),
             seed=lambda purpose: int(keys(plan.seed, epoch, np.array([self.step]), purpose)[0] >> np.uint64(1)),
+            rank=self.world.rank,
+            sizes=self.world.sizes(plan.batch_size),
         )
         with torch.random.fork_rng(devices=[]):  # dropout and the like: keyed by the step, never left over
             terms = passes.backward(batch)
+            sum_gradients(self.model, self.world)
             penalty = self.method.penalty(self.model)
         logged = {"loss": terms.total.detach(), **terms.parts}
         if penalty is not None:
@@ -130,9 +139,9 @@ class Trainer:
         return {**values, "lr": rate, "epoch": epoch}
 
     def _batch(self, step: int) -> tuple[int, Batch]:
-        """Epoch and batch of a step."""
+        """Epoch of a step, and this rank's rows of its batch."""
         epoch, sample_ids = batch_at(step, self.plan.seed, len(self.source), self.plan.batch_size)
-        return epoch, self.source.batch(sample_ids, epoch)
+        return epoch, self.source.batch(sample_ids[self.world.share(len(sample_ids))], epoch)
 
     def _checked(self, terms: Mapping[str, Tensor], batch: Batch) -> dict[str, float]:
         """All values as numbers, in one transfer from the device."""
@@ -142,11 +151,11 @@ class Trainer:
         together = torch.stack([torch.as_tensor(value, device=where).reshape(()) for value in terms.values()])
         values = dict(zip(terms, together.tolist(), strict=True))
         bad = [name for name, value in values.items() if not math.isfinite(value)]
-        if bad:
+        if self.world.largest(len(bad)):  # all stop, or none
             shown = ", ".join(str(int(i)) for i in batch.sample_ids[:5])
             raise NonFiniteError(
-                f"step {self.step + 1}: {', '.join(bad)} not finite (samples {shown}, ...); the teacher and the last "
-                "checkpoint are unharmed; lower train.lr or check these samples"
+                f"step {self.step + 1}: {', '.join(bad) or 'another rank'} not finite (samples {shown}, ...); the "
+                "teacher and the last checkpoint are unharmed; lower train.lr or check these samples"
             )
         return values
 
@@ -160,14 +169,16 @@ class Trainer:
         return every > 0 and self.step % every == 0
 
     def _probe(self) -> dict[str, float]:
-        return dict(self.probe(self.step)) if self.probe else {}
+        found = dict(self.probe(self.step)) if self.probe and self.world.rank == 0 else {}
+        self.world.wait()
+        return found
 
     @property
     def _metrics(self) -> Path:
         return self.folder / "metrics.jsonl"
 
     def _log(self, values: Mapping[str, float]) -> None:
-        if values:
+        if values and self.world.rank == 0:
             with self._metrics.open("a") as file:
                 file.write(json.dumps({"step": self.step, **values}) + "\n")
 
@@ -183,11 +194,17 @@ class Trainer:
                 f"{self._metrics}: {found} bytes, the checkpoint was made after {size}; put the log back, or start a "
                 "new run in another folder"
             )
-        with self._metrics.open("ab") as file:
-            file.truncate(size)
+        if self.world.rank == 0:
+            with self._metrics.open("ab") as file:
+                file.truncate(size)
 
     def save(self) -> None:
-        """Write a checkpoint of this step."""
+        """Write a checkpoint of this step; every rank comes back when the first has written it."""
+        if self.world.rank == 0:
+            self._write()
+        self.world.wait()
+
+    def _write(self) -> None:
         with self._metrics.open("ab") as file:  # the lines that the checkpoint counts on have to outlive it
             os.fsync(file.fileno())
         method_tensors, method_plain = split_state(self.method.state_dict())
@@ -212,11 +229,14 @@ class Trainer:
         Raises:
             CheckpointError: if there are checkpoints and none is whole, such as those of a later version, or if the log
                 is shorter than it was.
-            StateError: if the checkpoint was made by another configuration, model or data set.
+            StateError: if the checkpoint was made by another configuration, model or data set, or the ranks find
+                different ones.
         """
         root = self.folder / "checkpoints"
-        remove_half_written(root)
+        if self.world.rank == 0:
+            remove_half_written(root)
         checkpoint, problems = newest_checkpoint(root)
+        refuse_differences(self.world, {"step of the newest checkpoint": checkpoint.step if checkpoint else None})
         if checkpoint is None and problems:  # starting over would write over what may still be rescued
             raise CheckpointError(
                 f"{root}: none of {len(problems)} checkpoints can be used, the newest: {problems[0]}; put a whole one "
@@ -230,7 +250,8 @@ class Trainer:
         self.method.load_state_dict(join_state(checkpoint.parts["method"], checkpoint.state["method"]))
         self.step = checkpoint.step
         self._truncate_log(checkpoint.state["log_bytes"])
-        if not problems:  # a kill may have come before it; beside damaged ones, every other is worth keeping
+        # A kill may have come before it; beside damaged ones, every other is worth keeping.
+        if not problems and self.world.rank == 0:
             prune(root)
         return problems
 
