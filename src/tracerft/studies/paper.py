@@ -153,7 +153,7 @@ def run(
 
 def measures(results: Mapping[str, Any], _start: Mapping[str, Any]) -> Measures:
     """Accuracy, and calibration error as published, of each set that was evaluated, in percent."""
-    found = {}
+    found: Measures = {}
     for split, metrics in results.items():
         key = "imagenet" if split == "id" else split
         found |= {key: 100.0 * metrics["top1"], f"{key}_ece": 100.0 * metrics["ece_per_batch_10"]}

@@ -128,8 +128,8 @@ def recipe(
     text = (resources.files("tracerft") / "presets" / f"{BACKBONES[backbone].preset}.yaml").read_text(encoding="utf-8")
     raw = yaml.safe_load(text)
     raw |= {name: group(kind, raw.get(name), name) for name, kind in GROUPS.items()}
-    made = {"out": str(out), "suite": str(out / "suite.yaml"), "classes": str(out / "classes.txt")}
-    base = FinetuneConfig(**raw, data=str(imagenet / "train"), **made)
+    raw |= {"data": str(imagenet / "train"), "out": str(out)}
+    base = FinetuneConfig(**raw, suite=str(out / "suite.yaml"), classes=str(out / "classes.txt"))
     size = batch_size or base.train.batch_size
     train = replace(base.train, batch_size=size, steps=base.train.epochs * steps_per_epoch(NUM_TRAIN, size))
     if steps is not None:  # the warm-up of a trial run is a tenth of it

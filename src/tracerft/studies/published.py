@@ -42,7 +42,7 @@ def paper_tables() -> dict[str, dict[str, dict[str, Any]]]:
 def printed_row(table: str, backbone: str, row: str) -> dict[str, float]:
     """A row of a table in percent: accuracy by column, calibration error by column and ``_ece``."""
     of = paper_tables()[table][backbone]
-    found = {}
+    found: dict[str, float] = {}
     for metric, ending, factor in (("accuracy", "", 1.0), ("ece", "_ece", 100.0)):
         values = of.get(metric, {}).get(row, ())
         found |= {f"{c}{ending}": factor * v for c, v in zip(of["columns"], values, strict=False)}
