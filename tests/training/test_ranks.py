@@ -9,19 +9,9 @@ from safetensors.torch import load_file
 
 from tests.conftest import SMALL
 from tests.methods.test_contract import TRAINED, student
-from tests.training.ranks import (
-    LOSSES,
-    SIZE,
-    STEPS,
-    TYPES,
-    alone,
-    everything,
-    gradients,
-    run_ranks,
-    runs,
-    tensors,
-    whole_gradient,
-)
+from tests.runs import finetune
+from tests.training.rank_runs import STEPS, alone, everything, runs, tensors
+from tests.training.ranks import LOSSES, SIZE, TYPES, gradients, run_ranks, whole_gradient
 from tracerft.distributed import ALONE, World, gather_rows, joined
 from tracerft.errors import ArgumentError
 
@@ -31,11 +21,11 @@ EXACT = {"float64": 1e-12, "float32": 1e-6}  # of gradients, relative to the lar
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
+def two(small_model, digits_folder, tmp_path_factory):
     """The folder that two ranks have left, after one process wrote what they go on with."""
     folder = tmp_path_factory.mktemp("ranks")
     alone("tracer", folder / "from-one", steps=2)
-    run_ranks(everything, 2, folder, FAST)
+    run_ranks(everything, 2, folder, FAST, small_model, digits_folder)
     return folder
 
 
@@ -156,11 +146,27 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(two):
 
 
 def test_ranks_that_were_told_different_things_are_refused(two):
-    """One line, the same on each, with rank, name and both values."""
-    first, second = said(two, "options")
+    """One line, the same on each, with rank, names and both values; no folder is made."""
+    (first, _), (second, _) = (json.loads((two / f"command-{rank}.json").read_text()) for rank in range(2))
     assert first == second
-    assert first.startswith("StateError: rank 1 differs from rank 0 in 1 thing(s): train.lr: 0.001 on rank 0, 0.002 on")
+    assert first.startswith("StateError: rank 1 differs from rank 0 in 2 thing(s): data_sha256: '")
+    assert "; train.seed: 0 on rank 0, 1 on rank 1; start all ranks with the same" in first
+    assert not (two / "refused").exists()
     assert said(two, "everywhere") == [[[0, ""], [1, "ä"]]] * 2
+
+
+def test_finetune_leaves_one_record_that_every_rank_reads(two, small_model, digits_folder, tmp_path):
+    """In float32, so the log is compared to rounding; test_torchrun compares results."""
+    (_, first), (_, second) = (json.loads((two / f"command-{rank}.json").read_text()) for rank in range(2))
+    written = json.loads((two / "finetuned" / "record.json").read_text())
+    assert first == second == written
+    expected = finetune(small_model, digits_folder, tmp_path / "one", train={"batch_size": 15}).record
+    assert written["ranks"] == 2
+    same = ("method", "seed", "data", "classes", "warnings", "parameters", "pretrained_weight", "steps")
+    assert {name: written[name] for name in same} == {name: expected[name] for name in same}
+    logs = [(of / "metrics.jsonl").read_text().splitlines() for of in (two / "finetuned", tmp_path / "one")]
+    for line, whole in zip(*logs, strict=True):
+        assert json.loads(line) == pytest.approx(json.loads(whole), rel=1e-3, abs=1e-4)
 
 
 def test_batch_statistics_and_wrong_sizes_are_refused(two):
@@ -172,10 +178,11 @@ def test_batch_statistics_and_wrong_sizes_are_refused(two):
 
 
 def test_traffic_of_a_step_is_the_formula_of_the_manual(two):
-    """Two embeddings of N = 8 rows for student and teacher, three numbers a row, and one sum of P gradients."""
+    """Two embeddings of N = 8 rows for student and teacher, three numbers a row, one sum of the gradients there are."""
     parameters = sum(p.numel() for p in student("tracer").parameters())
     for rank in range(2):
         found = json.loads((two / f"traffic-{rank}.json").read_text())
+        assert found.pop("unused") == [1.0] * 3
         assert found == {"gathered": 2 * 2 * 8 * SMALL.embed_dim, "numbers gathered": 3 * 8, "summed": parameters}
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +22,16 @@ def finished(command, *options):
     done = subprocess.run([*command, *options], env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr
+
+
+def as_srun_starts_them(size, *options):
+    """Processes that are ranks by their environment alone, as a scheduler makes them; all must succeed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = ENVIRONMENT | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
+    ranks = [subprocess.Popen([*single, *options], env=shared | {"RANK": str(rank)}) for rank in range(size)]
+    assert [rank.wait(timeout=300) for rank in ranks] == [0] * size
 
 
 def results(folder):
@@ -60,7 +71,7 @@ def test_two_processes_leave_the_record_of_one(tmp_path):
 
 @pytest.mark.slow
 def test_a_signal_to_torchrun_saves_the_step_and_the_run_goes_on(tmp_path):
-    """SIGTERM, then --resume: to the last byte the run that was not cut."""
+    """SIGTERM, then --resume without torchrun: to the last byte the run of as many ranks that was not cut."""
     options = [*COMMAND, "--train.steps=60", "--train.lr=1e-4", "--train.checkpoint_every=0"]
     cut = tmp_path / "cut"
     run = subprocess.Popen(
@@ -72,13 +83,13 @@ def test_a_signal_to_torchrun_saves_the_step_and_the_run_goes_on(tmp_path):
         assert run.poll() is None, run.communicate()[1].decode()
         time.sleep(0.01)
     run.send_signal(signal.SIGTERM)
-    _, said = run.communicate(timeout=60)
+    _, said = run.communicate(timeout=300)
     assert run.returncode != 0
     assert b"SIGTERM came: step" in said
     assert b"rank 1: SIGTERM came: step" in said
     (folder,) = (cut / "checkpoints").iterdir()
     assert 0 < int(folder.name[5:]) < 60
-    finished(torchrun, "finetune", f"--resume={cut}")
+    as_srun_starts_them(2, "finetune", f"--resume={cut}")
     finished(torchrun, *options, f"--out={tmp_path / 'whole'}")
     assert results(cut)[0] == results(tmp_path / "whole")[0]
     for name in ("student", "teacher"):
@@ -103,16 +114,15 @@ from tracerft.cli.main import main
 main()
 """
     (tmp_path / "killed.py").write_text(code)
-    start = time.monotonic()
     done = subprocess.run(
         [*torchrun[:-2], str(tmp_path / "killed.py"), *COMMAND, "--train.steps=5000", f"--out={tmp_path / 'run'}"],
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
         check=False,
+        timeout=600,
     )
     assert done.returncode != 0
-    assert time.monotonic() - start < 100
     assert "tracerft: another rank ended or is not reached" in done.stderr
     assert "Signal 9 (SIGKILL)" in done.stderr  # torchrun's list, with the rank
     assert not (tmp_path / "run" / "record.json").exists()
