@@ -33,6 +33,7 @@ from tracerft.reports.run import write_run_report
 from tracerft.reports.terminal import guard_lines, results_table
 from tracerft.running import execute
 from tracerft.sources import Parts, model_suite, read_parts, run_suite
+from tracerft.training.loggers import logger_names
 from tracerft.training.trainer import Progress
 
 ReadParts = Callable[[FinetuneConfig, LoadedModel], Parts]
@@ -72,6 +73,7 @@ def finetune(
     augment: bool = True,
     pool: str | Path | None = None,
     probe: str = "sgd",
+    log: str | None = None,
     columns: ColumnsConfig | Mapping[str, Any] | None = None,
     lora: LoraConfig | Mapping[str, Any] | None = None,
     train: TrainConfig | Mapping[str, Any] | None = None,
@@ -98,6 +100,7 @@ def finetune(
         augment: random crops of training images.
         pool: of ``arf``, image-caption pairs to retrieve from.
         probe: of ``linear_probe`` and ``lp_ft``, ``sgd`` or ``lbfgs``.
+        log: trackers that follow the run, names with commas.
         columns: of a table; a mapping or the dataclass, as for all groups.
         lora: low-rank adapters.
         train: length, rates and intervals.
@@ -129,6 +132,7 @@ def finetune(
         augment=augment,
         pool=None if pool is None else str(pool),
         probe=probe,
+        log=log,
         columns=group(ColumnsConfig, columns, "columns"),
         lora=group(LoraConfig, lora, "lora"),
         train=group(TrainConfig, train, "train"),
@@ -174,6 +178,7 @@ def run_config(
 def make_ready(config: FinetuneConfig, *, method: Method | None = None, read: ReadParts = read_parts) -> Ready:
     """Read and build all that a run needs, and write nothing."""
     check(config)
+    logger_names(config.log)
     loaded = load_model(config.model, seed=config.train.seed)
     return prepare(config, loaded, read(config, loaded), method)
 

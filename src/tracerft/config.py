@@ -229,6 +229,7 @@ class FinetuneConfig:
         augment: random crops of training images.
         pool: of arf: image-caption pairs like those of the pretraining, to retrieve from; any data set with captions.
         probe: of linear_probe and lp_ft: sgd from the zero-shot head, or lbfgs over strengths of regularisation.
+        log: trackers to follow the run: tensorboard, wandb, mlflow, trackio, or several with commas.
         columns: of a table.
         lora: low-rank adapters.
         train: length, rates and intervals.
@@ -251,6 +252,7 @@ class FinetuneConfig:
     augment: bool = True
     pool: str | None = None
     probe: str = "sgd"
+    log: str | None = None
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

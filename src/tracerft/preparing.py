@@ -187,7 +187,7 @@ def _plan(
         )
     total = total if trains else 0
     same = asdict(config) | {"data_sha256": parts.source.sha256, "model_sha256": _sha256(pretrained.state_dict())}
-    del same["out"], same["guard"]  # the guard only looks; `running` compares it
+    del same["out"], same["guard"], same["log"]  # these only look; `running` compares the guard
     return Plan(
         total_steps=total,
         batch_size=t.batch_size,

@@ -28,6 +28,7 @@ from tracerft.reports.record import environment, read_record, write_json, write_
 from tracerft.reports.run import write_run_report
 from tracerft.training.disk import refusals_told
 from tracerft.training.lock import held
+from tracerft.training.loggers import Followers
 from tracerft.training.ranks import refuse_differences
 from tracerft.training.trainer import Probe, Progress, Trainer, refuse_changes
 
@@ -91,9 +92,24 @@ def _executed(ready: Ready, resume: bool, progress: Progress | None, lean: bool,
     if resume:
         for problem in trainer.resume():
             warnings.warn(f"passed over a checkpoint: {problem}", UserWarning, stacklevel=3)
-    trainer.run()
-    noted = [line for lines in world.everywhere(_noted(ready)) for line in lines]  # each read images of its own
-    models = dict(method.models())
+    # Only step 0 of a run that begins is logged before its first step.
+    followers = Followers(config.log, folder, flat(asdict(config)), trainer.step + 1 if trainer.step else 0)
+    trainer.follow = followers.write
+    try:
+        trainer.run()
+        noted = [line for lines in world.everywhere(_noted(ready)) for line in lines]  # each read images of its own
+        record = _finished(ready, lean, started, marks, {"ranks": world.size, "noted": noted} if world.size > 1 else {})
+        followers.results(record["results"])
+    finally:
+        followers.close()
+    return record
+
+
+def _finished(
+    ready: Ready, lean: bool, started: float, marks: Sequence[float], ranks: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Evaluate, save and record what a run has made."""
+    folder, models = Path(ready.config.out), dict(ready.method.models())
     proposal = None
     if ready.guard is not None:
         proposal = ready.guard.propose({name: end for name, end in models.items() if "-wise-" not in name})
@@ -102,8 +118,9 @@ def _executed(ready: Ready, resume: bool, progress: Progress | None, lean: bool,
     for name, finished in models.items():
         save_model(finished, folder / name)
     record = _record(ready, results, time.perf_counter() - started, marks)
-    if world.size > 1:
-        record |= {"ranks": world.size, "warnings": list(dict.fromkeys([*noted, *record["warnings"]]))}
+    if ranks:
+        warned = list(dict.fromkeys([*ranks["noted"], *record["warnings"]]))
+        record |= {"ranks": ranks["ranks"], "warnings": warned}
     if proposal is not None:
         record["guard"] = proposal.entry
     write_json(folder / "record.json", record)
@@ -177,7 +194,7 @@ def _claimed(folder: Path, config: FinetuneConfig, resume: bool) -> Iterator[Non
     if resume and not written.is_file():
         raise RunFolderError(f"{folder}: nothing to resume, no config.yaml there; start without --resume")
     if resume:  # also before the first checkpoint, which would tell the same
-        refuse_changes(*(flat(asdict(c) | {"out": None}) for c in (read_config(written), config)))
+        refuse_changes(*(flat(asdict(c) | {"out": None, "log": None}) for c in (read_config(written), config)))
     used = RunFolderError(
         f"{folder}: exists and is not empty; choose another --out, or go on with `tracerft finetune --resume {folder}`"
     )

@@ -68,7 +68,7 @@ def test_ten_of_a_thousand_classes_are_shown_and_small_ones_are_not_judged(tmp_p
 
 
 def test_names_are_those_of_the_split(tmp_path):
-    """From: the lists in the record; one that is missing gives numbers, none at all the task's, which the note tells."""
+    """From the record's lists; one that is missing gives numbers, none at all the task's, which the note tells."""
     folder = write_predicted_run(tmp_path / "run")
     path = folder / "record.json"
     value = json.loads(path.read_text())

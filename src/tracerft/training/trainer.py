@@ -52,6 +52,8 @@ class Trainer:
         probe: measurements during training, called after step 0, every ``probe_every`` and the last.
         progress: told after every step.
         world: the ranks that train together; only the first one writes, measures and tells.
+
+    ``follow`` may be set to be told of every line that goes to ``metrics.jsonl``.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Trainer:
         self.world = world
         self.model, self.method, self.source, self.plan, self.folder = model, method, source, plan, folder
         self.probe, self.progress = probe, progress
+        self.follow: Callable[[int, Mapping[str, float]], None] | None = None
         method.start(model, plan.total_steps)
         world.share_start_(model.state_dict().values())  # a head that was fitted at the start may differ by rounding
         self.optimizer = adamw(model, lr=plan.lr, weight_decay=plan.weight_decay)
@@ -181,6 +184,8 @@ class Trainer:
         if values and self.world.rank == 0:
             with self._metrics.open("a") as file:
                 file.write(json.dumps({"step": self.step, **values}) + "\n")
+            if self.follow:
+                self.follow(self.step, values)
 
     def _truncate_log(self, size: int) -> None:
         """Drop log lines of steps that a resumed run is going to take again.
