@@ -15,7 +15,7 @@ DEMO := runs/toy
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format slow faults fuzz audit sbom docs tutorial clean
+.PHONY: help demo test check format slow faults fuzz audit sbom release docs tutorial clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -65,6 +65,14 @@ sbom: $(DEV) ## write what is installed as a CycloneDX bill of materials, dist/s
 	@build/sbom/bin/cyclonedx-py environment --output-reproducible --of JSON --pyproject pyproject.toml \
 	  -o dist/sbom.json $(BIN)/python
 	@$(BIN)/python -m tests.supply.sbom dist/sbom.json constraints.txt
+
+release: $(DEV) ## build dist/ and check it as the index would
+	@rm -f dist/tracerft-*
+	@$(BIN)/python -m build --outdir dist . >/dev/null
+	@$(BIN)/python -m venv build/release  # an environment of its own: what twine needs is not ours to pin
+	@build/release/bin/python -m pip install --disable-pip-version-check --quiet 'twine>=6' \
+	  || { echo "NOT CHECKED: twine cannot be installed" >&2; exit 2; }
+	@build/release/bin/python -m twine check --strict dist/tracerft-*
 
 docs: $(DOCS) ## build the site over docs/ into build/site; python3 -m http.server -d build/site shows it
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict

@@ -20,7 +20,7 @@ from tests.models.small import folder as small_folder
 from tracerft.cli.main import main
 
 COMPAT = sorted((Path(__file__).parents[1] / "compat").glob("*/model"))[-1].parent
-SECONDS = 10
+SECONDS = 10  # of the processor: on a busy machine wall time measures the neighbours
 LEAST = 150
 MEGABYTES = 400  # what reading one input may add; a picture of the largest size allowed takes 320
 
@@ -51,10 +51,10 @@ def test_bad_input_of_a_command(kind, here, capsys):
     door = DOORS[kind]
     if door.make is not None:
         door.make()
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(SystemExit) as stop:
         main(door.arguments)
-    assert time.perf_counter() - started < SECONDS
+    assert time.process_time() - started < SECONDS
     out, err = capsys.readouterr()
     assert stop.value.code == door.code, err
     assert "Traceback" not in err
@@ -91,10 +91,10 @@ more, commands = json.loads(sys.argv[1])
 held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (held + (2 * more << 20),) * 2)
 for command in commands:
-    before, started, said = peak(), time.perf_counter(), io.StringIO()
+    before, started, said = peak(), time.process_time(), io.StringIO()
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
         code = run(command)
-    print(json.dumps([code, said.getvalue(), peak() - before, time.perf_counter() - started]))
+    print(json.dumps([code, said.getvalue(), peak() - before, time.process_time() - started]))
 """
 
 

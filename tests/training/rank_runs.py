@@ -102,10 +102,10 @@ def with_nan(batch):
     return replace(batch, images=batch.images.index_fill(0, torch.tensor([0]), float("nan")))
 
 
-def with_signal(batch):
-    """A signal to this process alone."""
-    os.kill(os.getpid(), signal.SIGUSR1)
-    return batch
+def signal_after_one(step, total, terms):
+    """A signal to this process alone, between the first step and the second."""
+    if step == 1:
+        os.kill(os.getpid(), signal.SIGUSR1)
 
 
 def with_norm(model):
@@ -124,14 +124,15 @@ def troubles(world: World, folder: Path) -> None:
         except TracerftError as error:
             said[name] = f"{type(error).__name__}: {error}"
 
-    def run(name, what=None, change=lambda model: model):
+    def run(name, what=None, change=lambda model: model, progress=None):
         (folder / name).mkdir(exist_ok=True)
         source = Spoilt(what) if what and world.rank == 1 else Digits()
         model = change(student("flyp").double())
-        Trainer(model, build("flyp"), source, plan(STEPS, batch_size=SIZE), folder / name, world=world).run()
+        of = plan(STEPS, batch_size=SIZE)
+        Trainer(model, build("flyp"), source, of, folder / name, world=world, progress=progress).run()
 
     told("nan", lambda: run("nan", with_nan))
-    told("signal", lambda: run("signal", with_signal))
+    told("signal", lambda: run("signal", progress=signal_after_one if world.rank == 1 else None))
     told("norm", lambda: run("norm", change=with_norm))
     said["everywhere"] = world.everywhere([world.rank, "ä" * world.rank])
     told("sizes", lambda: gather_rows(torch.zeros(2, 1), [3] * world.size))
