@@ -97,8 +97,8 @@ def _executed(ready: Ready, resume: bool, progress: Progress | None, lean: bool,
     trainer.follow = followers.write
     try:
         trainer.run()
-        noted = [line for lines in world.everywhere(_noted(ready)) for line in lines]  # each read images of its own
-        record = _finished(ready, lean, started, marks, {"ranks": world.size, "noted": noted} if world.size > 1 else {})
+        ranks = world.everywhere(_noted(ready))  # each read images of its own
+        record = _finished(ready, ranks, lean, started, marks)
         followers.results(record["results"])
     finally:
         followers.close()
@@ -106,9 +106,9 @@ def _executed(ready: Ready, resume: bool, progress: Progress | None, lean: bool,
 
 
 def _finished(
-    ready: Ready, lean: bool, started: float, marks: Sequence[float], ranks: Mapping[str, Any]
+    ready: Ready, ranks: Sequence[list[str]], lean: bool, started: float, marks: Sequence[float]
 ) -> dict[str, Any]:
-    """Evaluate, save and record what a run has made."""
+    """Evaluate, save and record what a run has made; ``ranks`` is what each of them was warned of."""
     folder, models = Path(ready.config.out), dict(ready.method.models())
     proposal = None
     if ready.guard is not None:
@@ -118,9 +118,9 @@ def _finished(
     for name, finished in models.items():
         save_model(finished, folder / name)
     record = _record(ready, results, time.perf_counter() - started, marks)
-    if ranks:
-        warned = list(dict.fromkeys([*ranks["noted"], *record["warnings"]]))
-        record |= {"ranks": ranks["ranks"], "warnings": warned}
+    if len(ranks) > 1:
+        warned = list(dict.fromkeys([*(line for lines in ranks for line in lines), *record["warnings"]]))
+        record |= {"ranks": len(ranks), "warnings": warned}
     if proposal is not None:
         record["guard"] = proposal.entry
     write_json(folder / "record.json", record)

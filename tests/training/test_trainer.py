@@ -1,6 +1,8 @@
 """The loop: what it refuses, what it logs, and that it stops in time."""
 
+import gc
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -203,3 +205,16 @@ def test_batches_are_asked_for_in_the_order_of_the_seed(tmp_path):
         expected_epoch, expected = batch_at(step, 3, 20, 8)
         assert epoch == expected_epoch
         assert np.array_equal(ids, expected)
+
+
+def test_a_trainer_that_is_dropped_is_gone_at_once(tmp_path):
+    """It holds the model and its moments; the thread that makes the next batch does not hold it."""
+    trainer = Trainer(TinyDualEncoder(SMALL), method("flyp"), FixedBatch(random_batch()), plan(3), tmp_path)
+    trainer.run()
+    gone = weakref.ref(trainer)
+    gc.disable()  # or a collection that happens to come would do it
+    try:
+        del trainer
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import inf
 
 from tracerft.errors import ArgumentError
-from tracerft.evaluation.guard import TIE, Point, drops, guard_mean
+from tracerft.evaluation.guard import TIE, Point, guard_mean, least_drop
 
 
 @dataclass(frozen=True)
@@ -72,4 +72,4 @@ def _steepest(start: Point, points: Sequence[Point]) -> Point:
     """The point with the greatest mean; of equals the one with the least worst drop, then the first."""
     greatest = max(guard_mean(point) for point in points)
     level = [point for point in points if guard_mean(point) >= greatest - TIE]
-    return min(level, key=lambda point: max(drops(start, point).values(), default=0.0))
+    return least_drop(start, level)

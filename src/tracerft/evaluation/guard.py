@@ -94,7 +94,12 @@ def choose(front: Sequence[Point], max_drop: float, rate: float = 0.0) -> Point:
     kept = [point for point in front if keeps(start, point, max_drop)]
     best = max(worth(point, rate) for point in kept)
     equal = [point for point in kept if worth(point, rate) >= best - TIE * (1 + rate)]
-    return min(equal, key=lambda point: max(drops(start, point).values(), default=0.0))
+    return least_drop(start, equal)
+
+
+def least_drop(start: Point, points: Sequence[Point]) -> Point:
+    """The point whose worst drop is least, then the first; at least one is given."""
+    return min(points, key=lambda point: max(drops(start, point).values(), default=0.0))
 
 
 def text_structure(text: Tensor, start: Tensor) -> float:

@@ -17,7 +17,7 @@ from tracerft.data.sampling import steps_per_epoch
 from tracerft.errors import ArgumentError, one_of
 from tracerft.methods import METHODS
 from tracerft.studies.ablations import intervals, settings_of
-from tracerft.studies.published import paper_tables
+from tracerft.studies.published import NAMES, paper_tables
 from tracerft.studies.variants import length, variant
 from tracerft.studies.worlds import World
 from tracerft.training.checkpoint import KEEP
@@ -55,11 +55,6 @@ BACKBONES = {
     "ViT-L/14": Backbone("imagenet-vitl14", (162.03, 13.30), 303_966_208, 123_650_305),
 }
 PARTS = {"8": "terms", "9": "sd_weight", "10": "update_every", "11": "kernel"}  # of the ablation study
-NAMES = {
-    "ZS": "zero_shot", "Direct FT": "ce_ft", "FT": "ce_ft", "L2-SP": "l2_sp", "Static SD": "sd_logit",
-    "LP-FT": "lp_ft", "FLYP": "flyp", "CAR-FT": "car_ft", "Lipsum-FT": "lipsum_ft", "Model Stock": "model_stock",
-    "ARF": "arf", "CaRot": "carot", "TRACER": "tracer",
-}  # fmt: skip
 TWIN = 1000  # added to a seed for the second run of Model Stock
 
 

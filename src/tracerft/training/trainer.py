@@ -76,7 +76,8 @@ class Trainer:
         world.share_start_(model.state_dict().values())  # a head that was fitted at the start may differ by rounding
         self.optimizer = adamw(model, lr=plan.lr, weight_decay=plan.weight_decay)
         self.step = 0
-        self._batches = Ahead(self._batch, plan.total_steps)
+        # Not a method of this object: through the thread it would keep model and moments until a garbage collection.
+        self._batches = Ahead(partial(_batch, source, plan, world), plan.total_steps)
         scale = getattr(model, "logit_scale", None)
         self._max_log_scale = max(MAX_LOG_SCALE, float(scale.detach())) if isinstance(scale, Tensor) else MAX_LOG_SCALE
 
@@ -140,11 +141,6 @@ class Trainer:
         self.step += 1
         self.method.after_step(self.model)
         return {**values, "lr": rate, "epoch": epoch}
-
-    def _batch(self, step: int) -> tuple[int, Batch]:
-        """Epoch of a step, and this rank's rows of its batch."""
-        epoch, sample_ids = batch_at(step, self.plan.seed, len(self.source), self.plan.batch_size)
-        return epoch, self.source.batch(sample_ids[self.world.share(len(sample_ids))], epoch)
 
     def _checked(self, terms: Mapping[str, Tensor], batch: Batch) -> dict[str, float]:
         """All values as numbers, in one transfer from the device."""
@@ -259,6 +255,12 @@ class Trainer:
         if not problems and self.world.rank == 0:
             prune(root)
         return problems
+
+
+def _batch(source: Source, plan: Plan, world: World, step: int) -> tuple[int, Batch]:
+    """Epoch of a step, and this rank's rows of its batch."""
+    epoch, sample_ids = batch_at(step, plan.seed, len(source), plan.batch_size)
+    return epoch, source.batch(sample_ids[world.share(len(sample_ids))], epoch)
 
 
 def refuse_changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
