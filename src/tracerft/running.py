@@ -20,7 +20,7 @@ from tracerft.config import FinetuneConfig, read_config
 from tracerft.data.suite import Suite
 from tracerft.distributed import ALONE, World
 from tracerft.errors import RunFolderError, TracerftError
-from tracerft.evaluation.dynamics import teacher_student_gap
+from tracerft.evaluation.dynamics import drift, teacher_student_gap
 from tracerft.evaluation.suite import evaluate_models
 from tracerft.models.weights import num_parameters, save_model
 from tracerft.preparing import Ready, flat
@@ -118,6 +118,7 @@ def _finished(
     for name, finished in models.items():
         save_model(finished, folder / name)
     record = _record(ready, results, time.perf_counter() - started, marks)
+    record["drift"] = {name: drift(ready.pretrained, finished) for name, finished in models.items()}
     if len(ranks) > 1:
         warned = list(dict.fromkeys([*(line for lines in ranks for line in lines), *record["warnings"]]))
         record |= {"ranks": len(ranks), "warnings": warned}

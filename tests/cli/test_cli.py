@@ -13,6 +13,7 @@ from tracerft.cli.finetune import presets, read_options
 from tracerft.cli.main import COMMANDS, HELP, one_line, run
 from tracerft.config import FinetuneConfig, TrainConfig
 from tracerft.methods import METHODS
+from tracerft.reports.trade_off import INTERPOLATED
 
 OPTIONS = [f"--train.{key}={value}" for key, value in TRAIN.items()]
 
@@ -268,6 +269,23 @@ def test_evaluate_prints_the_results_of_the_run(finished, capsys):
     record = json.loads((finished / "record.json").read_text())["results"]
     assert set(results) == {*record, "student-wise-0.50", "teacher-wise-0.50"}
     assert all(results[name] == record[name] for name in record)
+
+
+def test_interpolated_results_reach_the_report_of_a_run_on_its_own_suite(finished, digits_folder, capsys):
+    """Given or not; another suite's do not, and a folder that cannot be written keeps its report."""
+    kept, page = finished / INTERPOLATED, finished / "report.html"
+    for told, drawn in (["--suite", "digits"], False), ([], True):
+        kept.unlink(missing_ok=True)
+        before = page.read_text()
+        assert run(["evaluate", str(finished), "--interpolate", "3", "--json", *told]) == 0
+        printed = capsys.readouterr()
+        assert kept.is_file() == drawn == ("curves in" in printed.err) == (page.read_text() != before)
+    assert json.loads(kept.read_text())["results"] == json.loads(printed.out)["results"]
+    kept.unlink()
+    kept.mkdir()  # also root cannot replace a folder by a file
+    assert run(["evaluate", str(finished), "--interpolate", "3", "--json"]) == 0
+    assert "its report is left as it was" in capsys.readouterr().err
+    kept.rmdir()
 
 
 def test_evaluate_keeps_predictions_on_request(finished, tmp_path, capsys):

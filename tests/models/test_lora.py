@@ -13,6 +13,7 @@ from tests.models.small import CAPTIONS, OPEN_CLIP, folder, hf_folder, images, s
 from tracerft import WMATeacher, load_model, save_model
 from tracerft.averaging import beta_kernel
 from tracerft.errors import ArgumentError, MissingExtraError, StateError
+from tracerft.evaluation.dynamics import drift
 from tracerft.models.effective import effective, effective_state, unadapted
 from tracerft.models.encoder import freeze
 from tracerft.models.lora import add_lora, has_lora, merge_lora
@@ -196,6 +197,16 @@ def test_teacher_averages_products_exactly(spec, trainable_only):
         torch.testing.assert_close(tensor.double(), offline, rtol=0, atol=1e-6)
     assert not has_lora(teacher.averaged)
     teacher(images(2, 28 if loaded.image is None else 32), loaded.tokenize(CAPTIONS[:2]))
+
+
+def test_drift_counts_what_adapters_add():
+    """Nothing has moved at first; then the blocks of the adapted tower have, and only these."""
+    start, model = load("tiny:random").model, add_lora(load("tiny:random").model, rank=2, towers="text")
+    assert set(drift(start, model).values()) == {0.0}
+    shake(model, 1)
+    moved = {layer for layer, value in drift(start, model).items() if value}
+    assert moved
+    assert all(layer.startswith("text.blocks.") for layer in moved)
 
 
 def test_average_of_factors_is_another_model():

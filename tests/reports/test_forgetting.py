@@ -149,11 +149,11 @@ def test_damaged_predictions_are_one_line(tmp_path):
 
 
 def test_the_page_shows_hostile_class_names_as_text(tmp_path):
-    """Escaped in the new table; three drawings; links and tags stay whole."""
+    """Escaped in the new table; four drawings; links and tags stay whole."""
     read = Reader(write_run_report(write_predicted_run(tmp_path / "run")).read_text(encoding="utf-8"))
     assert not read.wrong
     assert not read.stack
-    assert len(read.all("svg")) == 3
+    assert len(read.all("svg")) == 4
     table = read.words.partition("Newly right")[2].partition("Reliability")[0]
     assert HOSTILE[0] in table
     assert HOSTILE[1] in table

@@ -94,7 +94,7 @@ def test_a_run_becomes_a_page_that_says_gain_and_loss(tmp_path):
     read = Reader(write_run_report(write_run(tmp_path / "photos")).read_text(encoding="utf-8"))
     assert not read.wrong
     assert len(read.all("script")) == 2
-    assert len(read.all("svg")) == 1
+    assert len(read.all("svg")) == 2  # ID against shifts, learning curves
     assert f"Student: id 90.5\xa0% (+10.5); {HOSTILE[0]} 68.0\xa0% (−2.0)." in read.words
     assert "90.5 [88.5, 92.5]" in read.words
     assert "tracer: photos" in read.words

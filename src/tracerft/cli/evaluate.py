@@ -1,6 +1,7 @@
 """`tracerft evaluate`: metrics of a run or a model on every split of a suite, and what changed."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,10 @@ def build_parser() -> Parser:
         help="a second run: both on the same images, with the first one's classes, and how they differ",
     )
     parser.add_argument(
-        "--interpolate", type=int, default=0, help="points from pretrained to finetuned weights, 0 or 11"
+        "--interpolate",
+        type=int,
+        default=0,
+        help="points from pretrained to finetuned weights, 0 or 11; on a run's own suite its report draws them",
     )
     parser.add_argument(
         "--dawin", action="store_true", help="also DaWin: start and student mixed by entropies on the test images"
@@ -78,12 +82,30 @@ def run(arguments: Sequence[str]) -> None:
         predictions=predictions,
     )
     found = differences(result.answers, pairs(tuple(result.results), options.compare))
+    if options.interpolate and options.against is None:
+        draw(Path(options.model), options.suite, result.results)
     if options.json:
         print(json.dumps({"results": result.results, "differences": found}, indent=2))
         return
     print(result)
     if found:
         print_differences(found)
+
+
+def draw(folder: Path, suite: str | None, results: Mapping[str, Any]) -> None:
+    """Write the run's report with what was found between its start and its models, if that was on its own suite."""
+    from tracerft.config import read_config
+    from tracerft.reports.run import write_run_report
+    from tracerft.reports.trade_off import write_interpolated
+
+    own = read_config(folder / "config.yaml").suite
+    if suite is not None and (own is None or Path(suite).resolve() != Path(own).resolve()):
+        return
+    try:
+        write_interpolated(folder, results)
+        print(f"curves in {write_run_report(folder)}", file=sys.stderr)
+    except OSError as error:  # somebody else's run can be evaluated all the same
+        print(f"tracerft: {folder} cannot be written ({error.strerror}): its report is left as it was", file=sys.stderr)
 
 
 def pairs(models: Sequence[str], compare: Sequence[str] | None) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@ Fractions of the records are printed in percent.
 """
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,6 @@ from tracerft.errors import RunFolderError
 from tracerft.reports import figures
 from tracerft.reports.blocks import Better, Cell, Column, Figure, Figures, Repeat, Section, Table, Text
 from tracerft.reports.compared import (
-    PRETRAINED,
-    WISE,
     Compared,
     Row,
     common_shifts,
@@ -29,8 +27,8 @@ from tracerft.reports.html import page
 from tracerft.reports.log import finite
 from tracerft.reports.record import write_text
 from tracerft.reports.run import duration
-from tracerft.reports.svg import inline_text
 from tracerft.reports.tables import MISSING, csv_text, latex, markdown, number
+from tracerft.reports.trade_off import drawn, trade_off
 
 _UNPAIRED = (
     "Bold is the best of the column. The mean is over the shifts that all runs have. Whether two runs differ by more "
@@ -122,39 +120,14 @@ def _headline(runs: Sequence[Compared], rows: Sequence[Row]) -> list[str]:
 def _sections(runs: Sequence[Compared], rows: Sequence[Row], out: Path) -> list[Section]:
     columns = _columns(runs)
     sections: list[Section] = [Table("Results", [column for column, _ in columns], _cells(rows, columns), _UNPAIRED)]
-    drawn = [*_trade_off(rows, legend_names(runs)), *_guard_fronts(runs)]
-    if drawn:
-        sections.append(Figures("Task against shifts", drawn))
+    shown = [*trade_off(rows, legend_names(runs)), *_guard_fronts(runs)]
+    if shown:
+        sections.append(Figures("Task against shifts", shown))
     warnings = warnings_of(runs)
     alike = "All runs were evaluated on the same images (equal sha256 of every split), with the same classes."
     checked = [Text("Same images?", warnings or [alike])] if len(runs) > 1 else []
     sections += [*_curves(runs), *checked, *_settings(runs)]
     return [*sections, _made(runs, out)]
-
-
-def _trade_off(rows: Sequence[Row], names: Mapping[str, str]) -> list[Figure]:
-    """A point a model; a line from the start over the interpolated points where a run has them."""
-    whole = {(r.run, r.model): r for r in rows if r.splits.get("id") is not None and r.shifts is not None}
-    points = []
-    for (run, model), row in whole.items():
-        end, _, alpha = model.partition(WISE)
-        path = any(key[0] == run and key[1].startswith(model + WISE) for key in whole)
-        start = whole.get((run, PRETRAINED)) or whole.get(("", PRETRAINED))
-        label = f"{names[run]}: {end}" if run else model
-        if path and start is not None:
-            points.append(_point(label, 0.0, start))
-        points.append({**_point(label, float(alpha or 1.0), row), "selected": not alpha})
-    if not points:
-        return []
-    svg = figures.front(points, "x", "y", x_label="id, %", y_label="mean of shifts, %")
-    caption = "A star is a model of a run; a line runs over interpolated weights from the pretrained model to it."
-    return [_drawn("ID against shifts", svg, "front-", caption)]
-
-
-def _point(name: str, strength: float, row: Row) -> dict[str, Any]:
-    assert row.splits["id"] is not None
-    assert row.shifts is not None
-    return {"method": name, "strength": strength, "x": 100 * row.splits["id"], "y": 100 * row.shifts}
 
 
 def _guard_fronts(runs: Sequence[Compared]) -> list[Figure]:
@@ -166,7 +139,7 @@ def _guard_fronts(runs: Sequence[Compared]) -> list[Figure]:
         return []
     svg = figures.front(points, "x", "y", x_label="held-out, %", y_label="mean of guard sets, %")
     caption = "The front of each guarded run on the images that it chose on; a star is the proposed point."
-    return [_drawn("Guard fronts", svg, "guard-", caption)]
+    return [drawn("Guard fronts", svg, "guard-", caption)]
 
 
 def _curves(runs: Sequence[Compared]) -> list[Section]:
@@ -180,11 +153,7 @@ def _curves(runs: Sequence[Compared]) -> list[Section]:
     if not lines:
         return []
     caption = "The loss as logged; losses of different methods have different terms, so only shapes can be compared."
-    return [_drawn("Learning curves", figures.curves(lines, y_label="loss"), "loss-", caption)]
-
-
-def _drawn(title: str, svg: str, prefix: str, caption: str) -> Figure:
-    return Figure(title, inline_text(svg, prefix, f"the figure {title!r}"), caption, f"{title}. {caption}")
+    return [drawn("Learning curves", figures.curves(lines, y_label="loss"), "loss-", caption)]
 
 
 def _settings(runs: Sequence[Compared]) -> list[Section]:

@@ -168,6 +168,8 @@ def curves(lines: Sequence[Mapping[str, Any]], *, x_label: str = "step", y_label
         if log_y:
             plain_log(axes)
         axes.set(xlabel=x_label, ylabel=y_label)
+        if all(float(x).is_integer() for line in lines for x in line["x"]):
+            axes.xaxis.get_major_locator().set_params(integer=True)  # no half steps and half layers
         axes.grid(True)
         axes.margins(x=0.01)
         legend_below(axes)

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from tracerft.errors import DataError, TracerftError
-from tracerft.reports import figures
-from tracerft.reports.blocks import Better, Cell, Column, Figure, Repeat, Section, Table
+from tracerft.reports.blocks import Better, Cell, Column, Repeat, Section, Table
 from tracerft.reports.forgetting import forgetting_sections
 from tracerft.reports.guard import guard_sections
 from tracerft.reports.html import page
-from tracerft.reports.log import finite, read_log
 from tracerft.reports.record import read_record, write_text
-from tracerft.reports.svg import inline_text
 from tracerft.reports.tables import MISSING, number
+from tracerft.reports.trade_off import run_trade_off
+from tracerft.reports.training import training_sections
 
 PRETRAINED = "pretrained"
 # Key in the record -> head, unit, factor, decimals, better end.
@@ -34,12 +33,6 @@ _MEASURES: dict[str, tuple[str, str, float, int, Better]] = {
     "worst_group": ("Worst group", "%", 100.0, 1, "higher"),
     "image_to_text_r1": ("Image to text R@1", "%", 100.0, 1, "higher"),
     "text_to_image_r1": ("Text to image R@1", "%", 100.0, 1, "higher"),
-}
-# Logged beside the loss, on scales of their own.
-_NOT_LOSSES = {
-    *("step", "epoch", "samples", "lr", "learning_rate", "weight_decay", "scale", "logit_scale", "grad_norm"),
-    *("gap_weights", "gap_kl", "teacher_entropy", "teacher_confidence"),
-    *("gradient_norm", "seconds", "time", "memory", "samples_per_second", "images_per_second", "pretrained_weight"),
 }
 Results = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
@@ -70,8 +63,8 @@ def write_run_report(folder: Path) -> Path:
 def _written(folder: Path, record: Mapping[str, Any]) -> Path:
     results: Results = record["results"]
     sections: list[Section] = [
-        *forgetting_sections(folder, record), _measures(results), *_curves(folder / "metrics.jsonl"),
-        _repeat(folder, record),
+        *run_trade_off(folder, record), *forgetting_sections(folder, record), _measures(results),
+        *training_sections(folder, record), _repeat(folder, record),
     ]  # fmt: skip
     if any(_has(scores) for of_model in results.values() for scores in of_model.values()):
         sections.insert(0, _accuracies(results))
@@ -174,25 +167,6 @@ def _measures(results: Results) -> Table:
                 line.append(Cell(MISSING) if value is None else Cell(number(factor * value, digits), value))
             rows.append(line)
     return Table("All measures", columns, rows, "ECE per batch is for comparison with published figures only.", True)
-
-
-def _curves(path: Path) -> list[Section]:
-    """The loss and its parts over training; nothing where the run kept no log."""
-    log = [line for line in read_log(path) if finite(line.get("step"))]
-    keys = dict.fromkeys(key for line in log for key, value in line.items() if finite(value))
-    lines = []
-    losses = [key for key in keys if key not in _NOT_LOSSES and not key.startswith("guard_")]
-    for key in sorted(losses, key=lambda name: name != "loss"):
-        points = [(line["step"], line[key]) for line in log if finite(line.get(key))]
-        if len(points) > 1:
-            lines.append({"label": key, "x": [x for x, _ in points], "y": [y for _, y in points]})
-    if not lines:
-        return []
-    svg = inline_text(figures.curves(lines, y_label="loss"), "loss-", "the learning curves")
-    caption = "The loss and its parts, each before its weight, as logged during training."
-    return [
-        Figure("Learning curves", svg, caption, f"Lines over training: {', '.join(str(x['label']) for x in lines)}.")
-    ]
 
 
 def _repeat(folder: Path, record: Mapping[str, Any]) -> Repeat:
