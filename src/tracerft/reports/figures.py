@@ -169,7 +169,7 @@ def curves(lines: Sequence[Mapping[str, Any]], *, x_label: str = "step", y_label
             plain_log(axes)
         axes.set(xlabel=x_label, ylabel=y_label)
         if all(float(x).is_integer() for line in lines for x in line["x"]):
-            axes.xaxis.get_major_locator().set_params(integer=True)  # no half steps and half layers
+            axes.locator_params(axis="x", integer=True)  # no half steps and half layers
         axes.grid(True)
         axes.margins(x=0.01)
         legend_below(axes)
