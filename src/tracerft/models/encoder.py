@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,6 @@ IMAGE_PREFIXES = ("visual.", "model.vision_model.", "model.visual_projection.") 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model", "vocab.txt")
 
 
-@runtime_checkable
 class DualEncoder(Protocol):
     """The surface of an open_clip model; a wrapped teacher has it too.
 
