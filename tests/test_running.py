@@ -30,6 +30,7 @@ from tracerft.models.weights import load_tensors
 from tracerft.reports.forgetting import forgetting_sections
 from tracerft.reports.record import read_record
 from tracerft.studies import runner
+from tracerft.training.trainer import refuse_changes
 
 RETRIEVAL = {"n", "n_images", "n_texts"} | {f"{way}_r{k}" for way in ("image_to_text", "text_to_image")
                                             for k in (1, 5, 10)}  # fmt: skip
@@ -345,3 +346,13 @@ def test_what_a_method_refuses_at_its_start_leaves_no_folder(data, tmp_path):
         tracerft.finetune(f"hf:{hf_folder('siglip')}", method="carot", **options)
     assert not (tmp_path / "run").exists()
     finetune(data / "photos", tmp_path / "run", method="flyp")
+
+
+def test_a_run_of_many_samples_does_not_go_on_from_an_order_that_was_listed(data, monkeypatch):
+    """The network's name is in the fingerprint where it is used, and only there, so that smaller runs go on."""
+    listed = make_ready(config(data / "photos")).plan.fingerprint
+    monkeypatch.setattr("tracerft.preparing.LISTED", 5)
+    walked = make_ready(config(data / "photos")).plan.fingerprint
+    assert {**listed, "order": "feistel"} == walked
+    with pytest.raises(StateError, match=r"1 thing\(s\) changed: order: None then, 'feistel' now"):
+        refuse_changes(listed, walked)

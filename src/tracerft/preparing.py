@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tracerft.averaging import beta_kernel
 from tracerft.config import FinetuneConfig, unused_options
-from tracerft.data.sampling import steps_per_epoch
+from tracerft.data.sampling import LISTED, ORDER, steps_per_epoch
 from tracerft.errors import ArgumentError, one_of
 from tracerft.evaluation.suite import Predictor
 from tracerft.guarding import Guard, read_guard
@@ -188,6 +188,8 @@ def _plan(
     total = total if trains else 0
     same = asdict(config) | {"data_sha256": parts.source.sha256, "model_sha256": _sha256(pretrained.state_dict())}
     del same["out"], same["guard"], same["log"]  # these only look; `running` compares the guard
+    if len(parts.source) > LISTED:  # a run of a version that listed it would go on with other samples
+        same["order"] = ORDER
     return Plan(
         total_steps=total,
         batch_size=t.batch_size,

@@ -5,6 +5,7 @@ draws: the workers, ranks and positions that lead to a sample do not enter its k
 """
 
 import hashlib
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -12,6 +13,11 @@ from numpy.typing import NDArray
 
 from tracerft.errors import DataError
 
+LISTED = 1 << 22  # samples up to which an epoch's order is a sorted list, as it was for every size at first
+ORDER = "feistel"  # what a longer epoch goes by; another network is another name, so that no run goes on with it
+_ROUNDS = (
+    8  # four make a Feistel network of random functions a random permutation; twice that for functions that are not
+)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -55,9 +61,55 @@ def generator(seed: int, epoch: int, sample: int, purpose: str) -> torch.Generat
 
 
 def epoch_order(seed: int, epoch: int, num_samples: int) -> NDArray[np.int64]:
-    """The permutation of ``range(num_samples)`` that this epoch goes through."""
+    """The permutation of ``range(num_samples)`` that an epoch of at most `LISTED` samples goes through."""
     order = np.argsort(keys(seed, epoch, np.arange(num_samples), "order"), kind="stable")
     return order.astype(np.int64)
+
+
+_last_order = lru_cache(maxsize=1)(epoch_order)  # every step of an epoch asks for it; 32 MiB at most
+
+
+def order_at(seed: int, epoch: int, num_samples: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The samples at some positions of an epoch's order, in memory of the positions alone where there are many samples.
+
+    Args:
+        seed: the run's seed.
+        epoch: epoch number from 0.
+        num_samples: n >= 1.
+        positions: ``(m,)`` in [0, n).
+
+    Returns:
+        ``(m,)`` sample ids; a bijection of range(n).
+    """
+    if num_samples <= LISTED:
+        return _last_order(seed, epoch, num_samples)[positions]
+    return permuted(seed, epoch, num_samples, positions)
+
+
+def permuted(seed: int, epoch: int, num_samples: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where a keyed bijection of range(n) takes some numbers: a Feistel network, walked until it is back in range.
+
+    The network permutes the numbers of 2 h bits, fewer than 4 n (Luby, Rackoff 1988). What leaves the range is sent
+    through it again, which is a bijection of the range (Black, Rogaway 2002); fewer than four times in the mean.
+
+    Arguments and result are those of `order_at`.
+    """
+    half = max(1, ((num_samples - 1).bit_length() + 1) // 2)
+    found = np.array(positions, dtype=np.int64)
+    walking = np.arange(len(found))
+    while len(walking):
+        found[walking] = _network(seed, epoch, half, found[walking])
+        walking = walking[found[walking] >= num_samples]
+    return found
+
+
+def _network(seed: int, epoch: int, half: int, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """One pass of the Feistel network on numbers of two halves of ``half`` bits."""
+    left, right = numbers >> half, numbers & ((1 << half) - 1)
+    for turn in range(_ROUNDS):
+        scattered = keys(seed, epoch, right, f"order {turn}") >> np.uint64(64 - half)
+        left, right = right, left ^ scattered.astype(np.int64)
+    return left << half | right
 
 
 def steps_per_epoch(num_samples: int, batch_size: int) -> int:
@@ -79,4 +131,4 @@ def batch_at(step: int, seed: int, num_samples: int, batch_size: int) -> tuple[i
     per_epoch = steps_per_epoch(num_samples, batch_size)
     epoch, position = divmod(step, per_epoch)
     start = position * batch_size
-    return epoch, epoch_order(seed, epoch, num_samples)[start : start + batch_size]
+    return epoch, order_at(seed, epoch, num_samples, np.arange(start, start + batch_size))
