@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,7 @@ def run_config(
     progress: Progress | None = None,
     announce: Callable[[Ready], None] | None = None,
     lean: bool = False,
-    read: ReadParts = read_parts,
+    read: ReadParts | None = None,
 ) -> Run:
     """`finetune` for a whole configuration.
 
@@ -169,7 +170,7 @@ def run_config(
             if not lean and world.rank == 0 and not (folder / "report.html").is_file():  # cut off between the two
                 write_run_report(folder)
             return Run(folder, read_record(folder))
-        ready = make_ready(config, method=method, read=read)
+        ready = make_ready(config, method=method, read=read or partial(read_parts, world=world))
         if announce is not None and world.rank == 0:
             announce(ready)
         return Run(folder, execute(ready, resume=resume, progress=progress, lean=lean, world=world))

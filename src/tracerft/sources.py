@@ -15,8 +15,10 @@ from tracerft.data.hold_out import mark_held_out
 from tracerft.data.manifest import Manifest, read_manifest
 from tracerft.data.pairs import ImagePairs
 from tracerft.data.prompts import class_captions, read_templates
+from tracerft.data.remote import is_url
 from tracerft.data.splits import EvalImages, LabelledImages
 from tracerft.data.suite import Split, Suite, digit_suite, of_manifest, read_suite
+from tracerft.distributed import ALONE, World
 from tracerft.errors import ArgumentError, DataError, did_you_mean
 from tracerft.models.encoder import LoadedModel
 from tracerft.types import ImageSpec
@@ -51,22 +53,22 @@ def is_digits(data: str) -> bool:
     return data == "digits" or any((folder / f"train-images-idx3-ubyte{end}").is_file() for end in ("", ".gz"))
 
 
-def read_parts(config: FinetuneConfig, loaded: LoadedModel) -> Parts:
-    """Training source and suite of a configuration.
+def read_parts(config: FinetuneConfig, loaded: LoadedModel, world: World = ALONE) -> Parts:
+    """Training source and suite of a configuration; ranks in ``world`` share the indexing of training tars.
 
     Raises:
         TracerftError: one line that names what is missing or does not fit.
     """
     if is_digits(config.data):
         return _digits(config, loaded)
-    if not Path(config.data).exists():
+    if not is_url(config.data) and not Path(config.data).exists():
         raise DataError(
             f"`data` {config.data!r} does not exist; expected images in folders, a table or tars, or digits"
             + did_you_mean(config.data, ["digits"])
         )
     spec = image_spec(loaded)
     templates = run_templates(config)
-    manifest = read_manifest(config.data, columns=config.columns.named(), classes=config.classes)
+    manifest = read_manifest(config.data, columns=config.columns.named(), classes=config.classes, world=world)
     train, held = _hold_out(manifest, config.hold_out)
     richer = config.method in WITH_ANCHORS
     source = ImagePairs(

@@ -14,7 +14,7 @@ from tracerft.config import check, read_config
 from tracerft.data.images import decode
 from tracerft.data.manifest import read_manifest
 from tracerft.data.suite_file import read_suite_file
-from tracerft.data.tars import index_tar
+from tracerft.data.tar_index import index_tar
 from tracerft.errors import TracerftError
 from tracerft.models.weights import load_model, load_tensors
 from tracerft.reports.run import write_run_report
@@ -118,7 +118,11 @@ _CSV = (b'"', b",", b";", b"\t", b"\r\n", b"\xef\xbb\xbf", b"\xff\xfe", b"\x00",
 TARGETS = {
     "csv": Target(lambda _: [b'image,caption,label\na.png,"x, y",1\na.png,z,1\n'], _table("t.csv"), _CSV),
     "jsonl": Target(lambda _: [b'{"image": "a.png", "caption": ["x"]}\n' * 2], _table("t.jsonl"), (*_JSON, *_CSV)),
-    "tar": Target(_tars, _file("t.tar", index_tar), (b"../", b"\x00" * 8, b"7777777", b"\x80", b"GNUSparse")),
+    "tar": Target(
+        _tars,
+        _file("t.tar", lambda path: index_tar(str(path))),
+        (b"../", b"\x00" * 8, b"7777777", b"\x80", b"GNUSparse"),
+    ),
     "image": Target(
         lambda _: [encoded(picture(16, 12), kind) for kind in ("PNG", "JPEG", "GIF", "TIFF", "WEBP")],
         lambda _, data: decode(data, "x"),

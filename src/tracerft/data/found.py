@@ -49,6 +49,7 @@ class FoundSet:
         declared: class names in the source's own order, if it has one.
         ordered: whether class names may be given by position (class folders, sorted).
         warnings: counted things a user should know.
+        tags: what a store calls the versions of the files, if it does.
     """
 
     found: list[Found]
@@ -56,6 +57,7 @@ class FoundSet:
     declared: tuple[str, ...] | None = None
     ordered: bool = False
     warnings: list[str] = field(default_factory=list)
+    tags: tuple[str, ...] = ()
 
 
 def check_groups(data: FoundSet, column: str, where: str) -> None:

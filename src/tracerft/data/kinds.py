@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tracerft.data.hub import is_saved_set
 from tracerft.data.rows import TABLE_SUFFIXES
-from tracerft.data.tars import COMPRESSED_SUFFIXES, TAR_SUFFIXES
+from tracerft.data.tar_index import COMPRESSED_SUFFIXES, TAR_SUFFIXES
 from tracerft.data.text import first_five, shown
 from tracerft.errors import DataError
 

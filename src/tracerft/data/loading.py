@@ -10,17 +10,13 @@ from PIL import Image
 
 from tracerft.data.images import decode
 from tracerft.data.manifest import Manifest
+from tracerft.data.threads import default_threads
 from tracerft.errors import DataError
 
 CACHE_BYTES = 1 << 30
 _BYTES_A_PIXEL = 4  # how Pillow keeps RGB
 T = TypeVar("T")
 U = TypeVar("U")
-
-
-def default_threads() -> int:
-    """As many as this process may use cores, at most eight."""
-    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 class Loader:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +20,11 @@ from tracerft.data.found import FileReader, FoundSet, Reader, check_groups
 from tracerft.data.hub import read_saved_set
 from tracerft.data.kinds import kind_of
 from tracerft.data.paths import Root
+from tracerft.data.remote import is_url, tar_urls
 from tracerft.data.tables import read_image_table
 from tracerft.data.tars import read_tars, tars_in
 from tracerft.data.text import clean_caption, first_five, shown
+from tracerft.distributed import ALONE, World
 from tracerft.errors import DataError
 
 
@@ -55,12 +58,14 @@ class Manifest:
         classes: names by label id; empty where there are no labels.
         reader: where the encoded images are.
         warnings: counted things a user should know, one line each.
+        tags: what a store calls the versions of its files, such as ETags; none for files here.
     """
 
     samples: tuple[Sample, ...]
     classes: tuple[str, ...]
     reader: Reader
     warnings: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Number of images."""
@@ -86,8 +91,8 @@ class Manifest:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of names, sizes, captions, labels, classes and groups, in order; not of dates, folders or pixels."""
-        digest = hashlib.sha256(json.dumps(["tracerft manifest 1", self.classes]).encode())
+        """Hash of names, sizes, captions, labels, classes, groups and tags, in order; not of dates, folders, pixels."""
+        digest = hashlib.sha256(json.dumps(["tracerft manifest 1", self.classes, *self.tags]).encode())
         for s in self.samples:
             group = [] if s.group is None else [s.group]  # without one the hash is what it was before there were groups
             digest.update(json.dumps([s.name, s.size, s.captions, s.label, *group]).encode())
@@ -156,11 +161,12 @@ def read_manifest(
     separator: str | None = None,
     delimiter: str | None = None,
     encoding: str | None = None,
+    world: World = ALONE,
 ) -> Manifest:
     """Read a data set by what its path is.
 
     A folder of class folders; a folder with ``captions.csv`` (or tsv, jsonl, txt); one such table; a tar
-    or a folder of tars; a folder that Hugging Face `datasets` saved.
+    or a folder of tars; tars in a store, by URL; a folder that Hugging Face `datasets` saved.
 
     Args:
         path: the data set.
@@ -174,34 +180,49 @@ def read_manifest(
         separator: between several captions in one cell.
         delimiter: of the table's cells; found by default.
         encoding: of the table; found by default.
+        world: ranks that share the work of indexing tars; all must call this.
 
     Returns:
         The checked samples, in the order of the source.
 
     Raises:
         DataError: one line that names the file, line or field that is wrong, and the cure.
-        MissingExtraError: for a saved Hugging Face data set without the package.
+        MissingExtraError: for a saved Hugging Face data set, or a store, without the package.
     """
-    path, wanted = Path(path), check_columns(columns)
+    wanted = check_columns(columns)
     names = None if classes is None else read_classes(classes)
-    try:
-        kind, source = kind_of(path)
-        bounds = Root(Path(root) if root is not None else source if source.is_dir() else source.parent)
-        if kind == "table":
-            data = read_image_table(source, bounds, wanted, separator=separator, delimiter=delimiter, encoding=encoding)
-        elif kind == "tars":
-            tars = tars_in(source, bounds) if source.is_dir() else [source]
-            data = read_tars(tars, wanted, separator=separator, encoding=encoding)
-        elif kind == "saved":
-            data = read_saved_set(source, wanted, separator=separator)
-        else:
-            data = read_class_folders(source, bounds)
-    except OSError as error:
-        raise DataError(f"{shown(path)}: cannot be read ({error.strerror}); check path and permissions") from error
+    notes: dict[str, Any] = {"separator": separator, "encoding": encoding}
+    if is_url(str(path)):
+        data = read_tars(tar_urls(str(path)), wanted, world=world, **notes)
+    else:
+        data = _read_local(Path(path), root, wanted, delimiter, world, notes)
     if GROUP in wanted:
         check_groups(data, wanted[GROUP], shown(path))
     labelled_names, labels = assign_labels(data, names, shown(path))
     return _manifest(data, labelled_names, labels, shown(path))
+
+
+def _read_local(
+    path: Path,
+    root: str | Path | None,
+    wanted: Mapping[str, str],
+    delimiter: str | None,
+    world: World,
+    notes: Mapping[str, Any],
+) -> FoundSet:
+    try:
+        kind, source = kind_of(path)
+        bounds = Root(Path(root) if root is not None else source if source.is_dir() else source.parent)
+        if kind == "table":
+            return read_image_table(source, bounds, wanted, delimiter=delimiter, **notes)
+        if kind == "tars":
+            tars = tars_in(source, bounds) if source.is_dir() else [source.as_posix()]
+            return read_tars(tars, wanted, world=world, **notes)
+        if kind == "saved":
+            return read_saved_set(source, wanted, separator=notes["separator"])
+        return read_class_folders(source, bounds)
+    except OSError as error:
+        raise DataError(f"{shown(path)}: cannot be read ({error.strerror}); check path and permissions") from error
 
 
 def _manifest(data: FoundSet, classes: tuple[str, ...], labels: list[int | None], where: str) -> Manifest:
@@ -230,4 +251,4 @@ def _manifest(data: FoundSet, classes: tuple[str, ...], labels: list[int | None]
     warnings = list(data.warnings)
     if broken:
         warnings.append(f"{broken} captions held NUL or broken characters, which were taken out")
-    return Manifest(tuple(samples), classes, data.reader, tuple(warnings))
+    return Manifest(tuple(samples), classes, data.reader, tuple(warnings), data.tags)

@@ -4,161 +4,157 @@ Members that share a stem are one sample, as webdataset writes them: ``000.jpg``
 ``000.json`` or ``000.cls``.
 """
 
+import hashlib
+import json
 import os
-import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from tracerft.data import remote
 from tracerft.data.columns import GROUP, check_separator, group_of, label_of, pick_columns, texts
 from tracerft.data.found import Found, FoundSet
-from tracerft.data.paths import IMAGE_SUFFIXES, MAX_FILE_BYTES, Root, read_file
+from tracerft.data.paths import IMAGE_SUFFIXES, Root, read_file
 from tracerft.data.rows import decode_text, json_object
+from tracerft.data.tar_index import MAX_NOTE_BYTES, TAR_SUFFIXES, Member, index_tar, split_name
 from tracerft.data.text import first_five, shown
+from tracerft.data.threads import default_threads
+from tracerft.distributed import ALONE, World
 from tracerft.errors import DataError
 
-TAR_SUFFIXES = (".tar",)
-COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
-_MAX_NOTE_BYTES = 1 << 20  # a caption or label of 1 MiB is a mistake or an attack
-_BLOCK = 512
 
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A file in a tar: where its bytes are."""
-
-    name: str
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TarReader:
     """Images inside tars.
 
     Args:
-        tars: the files.
-        places: tar, offset and size, one a row.
+        tars: paths or URLs.
+        places: ``(n, 3)``: tar, offset and size of each image.
     """
 
     tars: tuple[str, ...]
-    places: tuple[tuple[int, int, int], ...]
+    places: NDArray[np.int64]
 
     def read(self, at: int, name: str) -> bytes:
         """The member's bytes."""
-        tar, offset, size = self.places[at]
-        return read_file(self.tars[tar], name, offset, size)
-
-
-def index_tar(path: Path) -> list[Member]:
-    """Every regular, visible file of a tar, from its headers.
-
-    Raises:
-        DataError: if the tar is compressed, damaged or truncated, or a member is a link, a device, too
-            large, or named outside of the archive.
-    """
-    where = shown(path)
-    members: list[Member] = []
-    end = 0
-    try:
-        size = os.path.getsize(path)
-        with tarfile.open(path, "r:") as tar:
-            for info in tar:
-                end = info.offset_data + -(-info.size // _BLOCK) * _BLOCK
-                if end > size:
-                    raise DataError(f"{where}: truncated inside {shown(info.name)}; get the file again")
-                if _wanted(info, where):
-                    members.append(Member(info.name, info.offset_data, info.size))
-                tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
-    except DataError:
-        raise
-    except (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError, EOFError) as error:
-        hint = _compression(path)
-        raise DataError(f"{where}: not a whole tar ({shown(error, 80)}){hint}; get the file again") from error
-    if read_file(str(path), where, end, min(_BLOCK, max(size - end, 0))) != bytes(_BLOCK):
-        raise DataError(
-            f"{where}: truncated or damaged at byte {end}, where a header or the end should be; get it again"
-        )
-    return members
-
-
-def _compression(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            head = file.read(6)
-    except OSError:
-        return ""
-    packed = any(head.startswith(magic) for magic in (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"))
-    return ", it is compressed and so has no random access: unpack to a plain .tar (gunzip)" if packed else ""
-
-
-def _wanted(info: tarfile.TarInfo, where: str) -> bool:
-    """Whether a member is a visible file; raises for what no data set should hold."""
-    name = shown(info.name)
-    parts = info.name.replace("\\", "/").split("/")
-    if info.name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
-        raise DataError(f"{where}: the member {name} is named outside of the archive; make the tar again without it")
-    if info.isdir():
-        return False
-    if info.issym() or info.islnk():
-        raise DataError(f"{where}: the member {name} is a link; make the tar again with --dereference")
-    if not info.isreg() or info.issparse():
-        raise DataError(
-            f"{where}: the member {name} is no plain file (device, pipe or sparse); make the tar without it"
-        )
-    if info.size > MAX_FILE_BYTES:
-        raise DataError(
-            f"{where}: the member {name} has {info.size >> 20} MiB, the limit is {MAX_FILE_BYTES >> 20}; leave it out"
-        )
-    return not parts[-1].startswith(".")
+        tar, offset, size = self.places[at].tolist()
+        read = remote.read_range if remote.is_url(self.tars[tar]) else read_file
+        return read(self.tars[tar], name, offset, size)
 
 
 def read_tars(
-    paths: Sequence[Path], wanted: Mapping[str, str], *, separator: str | None = None, encoding: str | None = None
+    places: Sequence[str],
+    wanted: Mapping[str, str],
+    *,
+    separator: str | None = None,
+    encoding: str | None = None,
+    world: World = ALONE,
 ) -> FoundSet:
     """The samples of one or more tars, in order.
 
+    Several tars are indexed at once, by threads, and of several ranks each indexes every W-th and tells the others.
+    What comes out does not depend on either.
+
     Args:
-        paths: the tars.
+        places: paths with ``/``, or URLs.
         wanted: keys of the ``.json`` members by role; see `pick_columns`.
         separator: between several captions in one text.
         encoding: of ``.txt`` members.
+        world: the ranks, which must all call this.
 
     Raises:
-        DataError: if a tar is refused (see `index_tar`), or a sample has two images or a bad caption.
+        DataError: if a tar is refused (see `index_tar`), or a sample has two images or a bad caption; of several bad
+            tars the first one's error. Also if ranks find different tars.
     """
     check_separator(separator)
+    _refuse_other_tars(places, world)
+    top = os.path.commonprefix(places).rfind("/") + 1  # noqa: RUF071  # of a path the last whole folder, URLs too
+    names = [place[top:] for place in places]
+
+    def read(number: int) -> dict[str, Any]:
+        try:
+            return _read_tar(places[number], names[number], _Notes(places[number], wanted, separator, encoding))
+        except DataError as error:
+            return {"error": str(error)}
+
+    threads = remote.THREADS if remote.is_url(places[0]) else default_threads()
     found: list[Found] = []
-    places: list[tuple[int, int, int]] = []
-    warnings: dict[str, int] = {}
-    for number, path in enumerate(paths):
-        notes = _Notes(path, wanted, separator, encoding)
-        for stem, group in _groups(path):
-            image = _image_of(group, f"{shown(path)}, sample {shown(stem)}")
-            if image is None:
-                warnings["samples without an image ignored"] = warnings.get("samples without an image ignored", 0) + 1
-                continue
-            name = f"{path.name}/{image.name}"
-            entry = Found(name, image.size, len(places), where=f"{shown(path)}, {shown(image.name)}")
-            notes.fill(entry, group)
-            found.append(entry)
-            places.append((number, image.offset, image.size))
+    images: list[NDArray[np.int64]] = []
+    tags: list[str] = []
+    bare = 0
+    for number, tar in enumerate(_in_order(read, len(places), threads, world)):
+        where = shown(places[number])
+        for name, size, captions, label, group in tar["samples"]:
+            short = name[len(names[number]) + 1 :]
+            found.append(Found(name, size, len(found), captions, label, f"{where}, {shown(short)}", group))
+        offsets, sizes = tar["offsets"], [sample[1] for sample in tar["samples"]]
+        images.append(np.array([[number] * len(sizes), offsets, sizes], dtype=np.int64).T)
+        tags.extend([tar["tag"]] if tar["tag"] else [])
+        bare += tar["bare"]
     if not found:
-        raise DataError(f"{first_five(paths)}: no images; expected members such as 000.jpg with 000.txt or 000.cls")
-    reader = TarReader(tuple(str(p) for p in paths), tuple(places))
-    return FoundSet(found, reader, warnings=[f"{count} {what}" for what, count in warnings.items()])
+        raise DataError(f"{first_five(places)}: no images; expected members such as 000.jpg with 000.txt or 000.cls")
+    warnings = [f"{bare} samples without an image ignored"] if bare else []
+    return FoundSet(found, TarReader(tuple(places), np.concatenate(images)), warnings=warnings, tags=tuple(tags))
 
 
-def _groups(path: Path) -> Iterator[tuple[str, dict[str, Member]]]:
-    """Members by stem (up to the first dot of the last part) and ending, in the order of the archive."""
+def _refuse_other_tars(places: Sequence[str], world: World) -> None:
+    digest = hashlib.sha256(json.dumps(list(places)).encode()).hexdigest()
+    first, *others = world.everywhere({"tars": len(places), "sha256 of their names": digest})
+    for rank, other in enumerate(others, start=1):
+        if other != first:
+            raise DataError(
+                f"rank {rank} finds other tars than rank 0 ({other.get('tars')} there, {first.get('tars')} on rank 0); "
+                "start all ranks with the same options and data"
+            )
+
+
+def _in_order(
+    read: Callable[[int], dict[str, Any]], count: int, threads: int, world: World
+) -> Iterator[dict[str, Any]]:
+    """What each tar holds: W at a time are exchanged, so that no message is larger than a few tars' samples."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="tracerft-tars")
+    try:
+        mine = pool.map(read, range(world.rank, count, world.size))
+        for _ in range(0, count, world.size):
+            for tar in world.everywhere(next(mine, None)):
+                if tar is not None and "error" in tar:
+                    raise DataError(tar["error"])
+                if tar is not None:
+                    yield tar
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read_tar(place: str, name: str, notes: "_Notes") -> dict[str, Any]:
+    """The samples of one tar as plain data, so that ranks can tell each other."""
+    members, tag = index_tar(place)
+    samples: list[list[Any]] = []
+    offsets: list[int] = []
+    bare = 0
+    for stem, group in _groups(members, place):
+        image = _image_of(group, f"{shown(place)}, sample {shown(stem)}")
+        if image is None:
+            bare += 1
+            continue
+        entry = Found(f"{name}/{image.name}", image.size, 0, where=f"{shown(place)}, {shown(image.name)}")
+        notes.fill(entry, group)
+        samples.append([entry.name, entry.size, entry.captions, entry.label, entry.group])
+        offsets.append(image.offset)
+    return {"samples": samples, "offsets": offsets, "bare": bare, "tag": tag}
+
+
+def _groups(members: Sequence[Member], place: str) -> Iterator[tuple[str, dict[str, Member]]]:
+    """Members by stem and ending, in the order of the archive."""
     groups: dict[str, dict[str, Member]] = {}
-    for member in index_tar(path):
-        folder, _, last = member.name.rpartition("/")
-        stem, _, ending = last.partition(".")
-        group = groups.setdefault(f"{folder}/{stem}" if folder else stem, {})
-        if group.setdefault(ending.lower(), member) is not member:
-            raise DataError(f"{shown(path)}: two members are named {shown(member.name)}; make the tar again with one")
+    for member in members:
+        stem, ending = split_name(member.name)
+        if groups.setdefault(stem, {}).setdefault(ending, member) is not member:
+            raise DataError(f"{shown(place)}: two members are named {shown(member.name)}; make the tar again with one")
     yield from groups.items()
 
 
@@ -173,7 +169,7 @@ def _image_of(group: Mapping[str, Member], where: str) -> Member | None:
 class _Notes:
     """Reads the small members beside an image."""
 
-    path: Path
+    place: str
     wanted: Mapping[str, str]
     separator: str | None
     encoding: str | None
@@ -182,8 +178,8 @@ class _Notes:
     def fill(self, entry: Found, group: Mapping[str, Member]) -> None:
         """Captions, label and group of ``entry`` from ``.txt``, ``.json`` and ``.cls``."""
         if "json" in group:
-            where = f"{shown(self.path)}, {shown(group['json'].name)}"
-            row = json_object(self._read(group["json"], where), where)
+            where = f"{shown(self.place)}, {shown(group['json'].name)}"
+            row = json_object(_text_of(group["json"], where), where)
             roles = [r for r, ending in (("caption", "txt"), ("label", "cls")) if ending not in group]
             header = tuple(row)
             if header not in self._seen:
@@ -213,21 +209,20 @@ class _Notes:
             return None  # the other member says what there is to say
 
     def _text(self, member: Member) -> str:
-        where = f"{shown(self.path)}, {shown(member.name)}"
-        return decode_text(self._read(member, where), where, self.encoding)[0]
-
-    def _read(self, member: Member, where: str) -> bytes:
-        if member.size > _MAX_NOTE_BYTES:
-            raise DataError(
-                f"{where}: {member.size >> 10} KiB of text, the limit is {_MAX_NOTE_BYTES >> 10}; shorten it"
-            )
-        return read_file(str(self.path), where, member.offset, member.size)
+        where = f"{shown(self.place)}, {shown(member.name)}"
+        return decode_text(_text_of(member, where), where, self.encoding)[0]
 
 
-def tars_in(folder: Path, root: Root) -> list[Path]:
+def _text_of(member: Member, where: str) -> bytes:
+    if member.text is None:
+        raise DataError(f"{where}: {member.size >> 10} KiB of text, the limit is {MAX_NOTE_BYTES >> 10}; shorten it")
+    return member.text
+
+
+def tars_in(folder: Path, root: Root) -> list[str]:
     """The visible tars directly in a folder, sorted; links are followed inside ``root``."""
     names = sorted(p.name for p in folder.iterdir() if p.name.lower().endswith(TAR_SUFFIXES) and p.name[0] != ".")
     paths = [folder / name for name in names]
     for path in paths:
         root.inside(os.path.realpath(path), str(path))
-    return paths
+    return [path.as_posix() for path in paths]
