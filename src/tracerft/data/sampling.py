@@ -15,9 +15,8 @@ from tracerft.errors import DataError
 
 LISTED = 1 << 22  # samples up to which an epoch's order is a sorted list, as it was for every size at first
 ORDER = "feistel"  # what a longer epoch goes by; another network is another name, so that no run goes on with it
-_ROUNDS = (
-    8  # four make a Feistel network of random functions a random permutation; twice that for functions that are not
-)
+# Four make a Feistel network of random functions a random permutation; twice that for functions that are not.
+_ROUNDS = 8
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
