@@ -12,10 +12,11 @@ DOCS := $(VENV)/.installed-docs
 # Two processes of one thread each: torch's own threads would fight over the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 DEMO := runs/toy
+MINUTES ?= 60
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format slow faults fuzz audit sbom release docs tutorial clean
+.PHONY: help demo test check format slow faults soak fuzz audit sbom release docs tutorial clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -47,6 +48,9 @@ slow: $(DEV) $(DOCS) ## the tests that train for minutes
 
 faults: $(DEV) ## kill hundreds of runs and compare what resuming makes of them (minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m faults tests/faults
+
+soak: $(DEV) ## train with and without kills, 60 minutes or MINUTES=..., and watch memory and handles
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.soak --minutes $(MINUTES) --out docs/results/soak
 
 fuzz: $(DEV) ## damage thousands of files of every kind that is read (minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m fuzz tests/fuzz
