@@ -6,6 +6,8 @@ Imports `errors` only.
 
 import json
 import os
+import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from torch import Tensor
 from tracerft.errors import ArgumentError, ShapeError, WorkerError
 
 IN_A_STEP = timedelta(minutes=30)  # after which a rank that says nothing is taken for hung
+A_SIGN = timedelta(seconds=30)  # for the others to notice the same, before those that have not are named
 PATIENCE = timedelta(days=7)  # while the first evaluates, however large the suite is
 
 
@@ -217,7 +220,45 @@ def _heard() -> Iterator[None]:
         yield
     except RuntimeError as error:  # torch's own errors of this kind are RuntimeErrors too
         reason = " ".join(str(error).split())[:200]
+        silent = _silent(hung="imed out" in reason)
+        if silent:
+            raise WorkerError(
+                f"no sign of rank {', '.join(map(str, silent))} ({reason}); look at that process and its machine, and "
+                "end it; the last checkpoint is unharmed, go on with --resume"
+            ) from error
         raise WorkerError(
             f"another rank ended or is not reached ({reason}); its own line, or torchrun's list of failures, names it; "
             "the last checkpoint is unharmed, go on with --resume"
         ) from error
+
+
+def _silent(*, hung: bool) -> list[int]:
+    """Leave a sign of this rank, which lost touch; of a rank that hangs, which ones leave none within `A_SIGN`.
+
+    The first rank whose patience ends closes its connections, so that all ranks which still run lose touch with it.
+    """
+    if not dist.is_initialized():
+        return []
+    rank, store = dist.get_rank(), dist.distributed_c10d._get_default_store()  # there is no public way to the group's
+    try:
+        store.set(f"tracerft/lost/{rank}", "")
+    except RuntimeError:  # rank 0 or torchrun held the store and has ended
+        return []
+    if not hung:
+        return []
+    silent = [0]  # holds the store, or torchrun beside it does: a store that never answers
+
+    def look() -> None:
+        missing, ends = set(range(dist.get_world_size())) - {rank}, time.monotonic() + A_SIGN.total_seconds()
+        try:
+            while missing and time.monotonic() < ends:
+                missing = {other for other in missing if not store.check([f"tracerft/lost/{other}"])}
+                time.sleep(0.1)
+        except RuntimeError:  # the rank that held the store has looked to its end and has ended
+            missing.discard(0)
+        silent[:] = sorted(missing)
+
+    looking = threading.Thread(target=look, daemon=True)  # the call itself knows no end
+    looking.start()
+    looking.join(1.5 * A_SIGN.total_seconds())
+    return silent

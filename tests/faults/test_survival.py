@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults import rank_faults
 from tests.faults.killing import SOME
 
 ROOT = Path(__file__).parents[2]
@@ -109,12 +110,51 @@ def test_a_signal_ends_the_run_after_the_step_is_saved(sent, code, step, says, f
     assert case["differs"] == []
 
 
+@pytest.mark.parametrize("index", range(len(rank_faults.SOME)), ids=[f"rank {r}, {p}" for r, p in rank_faults.SOME])
+def test_a_killed_rank_ends_the_other_and_both_are_resumed_to_the_same_bytes(index, found):
+    """The other ends by itself in one line; two ranks then leave what two ranks leave that nobody killed."""
+    kill = found["rank kills"][index]
+    assert kill["killed"]
+    assert kill["other"] == 1
+    who = "" if kill["rank"] else "rank 1: "
+    ours = [line for line in kill["lines"] if line.startswith("tracerft: ")]
+    assert ours == kill["lines"][-1:]
+    assert ours[0].startswith(f"tracerft: {who}another rank ended or is not reached (")
+    assert kill["differs"] == []
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_to_one_rank_ends_both_after_the_same_step_is_saved(rank, found):
+    """From outside and within ten seconds; two ranks go on to the bytes of the unbroken two."""
+    case = found["rank signals"][rank]
+    assert case["codes"] == [143, 143]
+    assert case["step"] == 3
+    assert case["seconds"] < 10
+    for who, line in zip(("", "rank 1: "), case["lines"], strict=True):
+        assert line.startswith(f"tracerft: {who}SIGTERM came: step 3 of 6 is saved")
+    assert case["differs"] == []
+
+
+@pytest.mark.parametrize(("case", "silent"), [("2 of 3", 2), ("0 of 2", 0)])
+def test_a_rank_that_hangs_is_named_by_the_others(case, silent, found):
+    """Stopped by SIGSTOP in a step, also the one that holds the group's store; no rank that still runs is named."""
+    ends = found["hung"][case]
+    assert len(ends) == int(case[-1]) - 1
+    assert {end["code"] for end in ends.values()} == {1}
+    lines = [end["lines"][-1] for end in ends.values()]
+    assert any(f"no sign of rank {silent} (" in line for line in lines)
+    for line in lines:
+        assert f"no sign of rank {silent} (" in line or "another rank ended or is not reached (" in line
+
+
 @pytest.mark.faults
 def test_two_hundred_kills_lose_nothing(small_model, digits_folder, tmp_path):
-    """First, middle and last time of every point for two methods, and random times; leaves the report in docs."""
+    """Every point for two methods and on each of two ranks, and random times; leaves the report in docs."""
     report = survive("many", small_model, digits_folder, tmp_path)
     out = ROOT / "docs" / "results" / "faults" / "kills.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1) + "\n")
     assert report["differing"] == []
     assert report["kills"] >= 200
+    assert report["ranks"]["kills"] >= 60
+    assert report["ranks"]["not ended by themselves"] == []
