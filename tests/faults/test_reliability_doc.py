@@ -8,6 +8,7 @@ from tests.badinput.bad_doors import DOORS
 from tests.badinput.bad_images import IMAGES
 from tests.badinput.bad_sets import MANIFESTS
 from tests.badinput.test_doors import MEGABYTES, SECONDS
+from tests.faults import rank_faults
 from tests.faults.code_rules import JUSTIFIED
 from tests.faults.killing import SOME
 from tests.faults.points import POINTS
@@ -24,6 +25,7 @@ ROOT = Path(__file__).parents[2]
     ("page", "says"),
     [
         ("docs/reliability.md", f"| {len(SOME)} kills in every test run"),
+        ("docs/reliability.md", f"| {len(rank_faults.SOME)} kills in every test run"),
         ("docs/reliability.md", f"last time of {len(POINTS)} points"),
         ("docs/reliability.md", f"each of the {len(ITEMS) + len(PARTS)} items"),
         ("docs/reliability.md", f"| {len(DISK)} offsets"),
