@@ -33,9 +33,11 @@ def test_the_record_has_every_promised_field(run, digits_folder):
     assert record == run.record
     assert {"tracerft", "status", "method", "seed", "config", "environment", "data", "steps", "seconds",
             "seconds_per_step", "results", "parameters", "pretrained_weight", "classes",
-            "class_lists", "warnings"} == set(record)  # fmt: skip
+            "class_lists", "warnings", "drift"} == set(record)  # fmt: skip
     assert (record["tracerft"], record["status"]) == (tracerft.__version__, "finished")
     assert (record["method"], record["seed"], record["steps"]) == ("tracer", 0, STEPS)
+    assert set(record["drift"]) == {"student", "teacher"}
+    assert 0 < record["drift"]["teacher"]["visual.blocks.0"] < record["drift"]["student"]["visual.blocks.0"]
     assert record["config"]["data"] == str(digits_folder)
     assert list(record["data"]) == ["train", *SPLITS]
     assert [d["n"] for d in record["data"].values()] == [180, 60, 60, 60, 60, 20, 20]
