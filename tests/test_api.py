@@ -17,6 +17,7 @@ from tracerft.api import Run, run_config
 from tracerft.config import FinetuneConfig, LossConfig, TrainConfig, read_config
 from tracerft.errors import ArgumentError, DataError, RunFolderError, TracerftError
 from tracerft.evaluation.metrics import summarise
+from tracerft.reports.run import write_run_report
 
 SPLITS = ["id", "original", "colour-random", "colour-flipped", "select-id", "select-original"]
 
@@ -234,6 +235,21 @@ def test_a_whole_configuration_may_hold_what_its_method_does_not_read(small_mode
     given = {"model": str(small_model), "data": str(digits_folder), "out": str(tmp_path / "run"), "method": "flyp"}
     run = run_config(FinetuneConfig(**given, train=TrainConfig(**TRAIN), loss=LossConfig(fd=3.0)))
     assert run.record["config"]["loss"]["fd"] == 3.0
+
+
+def test_examples_are_in_the_report_and_can_be_added_or_left_out(run, small_model, digits_folder, tmp_path):
+    """With 0 none are kept; `evaluate` gives an older run the same bytes as if it had kept them; numbers stay."""
+    bare = finetune(small_model, digits_folder, tmp_path / "bare", examples=0)
+    assert contents(bare.folder) == {n: of for n, of in contents(run.folder).items() if "examples" not in n}
+    assert "data:image/jpeg" not in (bare.folder / "report.html").read_text()
+    tracerft.evaluate(bare, predictions=bare.folder / "predictions")
+    assert not (bare.folder / "predictions" / "examples").exists()
+    config = (bare.folder / "config.yaml").read_text()
+    (bare.folder / "config.yaml").write_text(config.replace("examples: 0\n", ""))  # as written before there were any
+    tracerft.evaluate(bare, predictions=bare.folder / "predictions")
+    assert contents(bare.folder) == contents(run.folder)
+    for page in (write_run_report(bare.folder), run.folder / "report.html"):
+        assert "data:image/jpeg" in page.read_text()
 
 
 def test_epochs_count_full_batches(small_model, digits_folder, tmp_path):

@@ -91,6 +91,12 @@ def test_what_was_forgotten_is_named_by_the_shifts_own_classes(data, tmp_path):
     assert [row[0].text for row in table.rows] == list(other)
 
 
+def test_examples_are_of_what_is_reported_and_classified(run):
+    """Neither of the held-out images nor of those that are retrieved; nothing else lies there."""
+    names = {path.name for path in (run.folder / "predictions" / "examples").iterdir()}
+    assert names == {"id.safetensors", "sketches.safetensors"}
+
+
 def test_splits_without_labels_are_retrieved(run):
     """Six distinct captions for twelve images: recall at ten is not defined there; the rest is classified."""
     for of_model in run.results.values():

@@ -24,6 +24,7 @@ from tracerft.evaluating import Evaluation as Evaluation
 from tracerft.evaluating import evaluate_two, finished, scored
 from tracerft.evaluating import wise_path as wise_path
 from tracerft.evaluation.dawin import dawin_results
+from tracerft.evaluation.examples import save_examples
 from tracerft.methods import Method
 from tracerft.models.encoder import LoadedModel
 from tracerft.models.head import match_head
@@ -75,6 +76,7 @@ def finetune(
     pool: str | Path | None = None,
     probe: str = "sgd",
     log: str | None = None,
+    examples: int = 6,
     columns: ColumnsConfig | Mapping[str, Any] | None = None,
     lora: LoraConfig | Mapping[str, Any] | None = None,
     train: TrainConfig | Mapping[str, Any] | None = None,
@@ -102,6 +104,7 @@ def finetune(
         pool: of ``arf``, image-caption pairs to retrieve from.
         probe: of ``linear_probe`` and ``lp_ft``, ``sgd`` or ``lbfgs``.
         log: trackers that follow the run, names with commas.
+        examples: images a split and direction in the report; 0 keeps none.
         columns: of a table; a mapping or the dataclass, as for all groups.
         lora: low-rank adapters.
         train: length, rates and intervals.
@@ -134,6 +137,7 @@ def finetune(
         pool=None if pool is None else str(pool),
         probe=probe,
         log=log,
+        examples=examples,
         columns=group(ColumnsConfig, columns, "columns"),
         lora=group(LoraConfig, lora, "lora"),
         train=group(TrainConfig, train, "train"),
@@ -206,7 +210,7 @@ def evaluate(
         dawin: also mix start and student for groups of test images by their entropies (DaWin); transductive, and only
             for splits with labels.
         templates: of captions made from class names, for a model without a run.
-        predictions: folder to keep logits and labels in.
+        predictions: folder to keep logits and labels in, and of one run as many example images as its report has.
 
     Raises:
         TracerftError: one line that names what is wrong and what to do.
@@ -222,6 +226,8 @@ def evaluate(
         run = finished(folder, interpolate)
         splits = run_suite(run.config, run.start, suite).splits()
         found = scored(run.models, splits, run.start.tokenize, predictions)
+        if predictions is not None:
+            save_examples(predictions, splits, run.config.examples)
         if dawin:
             student = run.models["student"]
             match_head(run.start.model, student)

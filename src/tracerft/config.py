@@ -230,6 +230,8 @@ class FinetuneConfig:
         pool: of arf: image-caption pairs like those of the pretraining, to retrieve from; any data set with captions.
         probe: of linear_probe and lp_ft: sgd from the zero-shot head, or lbfgs over strengths of regularisation.
         log: trackers to follow the run: tensorboard, wandb, mlflow, trackio, or several with commas.
+        examples: images of each split that the report shows of what was forgotten, and as many of what was learned;
+            0 keeps none in the run's folder.
         columns: of a table.
         lora: low-rank adapters.
         train: length, rates and intervals.
@@ -253,6 +255,7 @@ class FinetuneConfig:
     pool: str | None = None
     probe: str = "sgd"
     log: str | None = None
+    examples: int = 6
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -287,6 +290,7 @@ def check(config: FinetuneConfig) -> None:
         ("freeze", config.freeze, config.freeze in ("none", "text", "image"), "none, text or image"),
         ("hold_out", config.hold_out, 0 <= config.hold_out < 1, "in [0, 1)"),
         ("broken", config.broken, config.broken in ("error", "skip"), "error or skip"),
+        ("examples", config.examples, config.examples >= 0, "at least 1, or 0 for none"),
         ("lora.rank", config.lora.rank, config.lora.rank >= 0, "at least 1, or 0 for none"),
         ("digits.start", config.digits.start, config.digits.start >= 0, "at least 0"),
         ("probe", config.probe, config.probe in ("sgd", "lbfgs"), "sgd or lbfgs"),

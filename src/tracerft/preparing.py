@@ -187,7 +187,8 @@ def _plan(
         )
     total = total if trains else 0
     same = asdict(config) | {"data_sha256": parts.source.sha256, "model_sha256": _sha256(pretrained.state_dict())}
-    del same["out"], same["guard"], same["log"]  # these only look; `running` compares the guard
+    for name in ("out", "guard", "log", "examples"):  # these only look; `running` compares guard and examples
+        del same[name]
     if len(parts.source) > LISTED:  # a run of a version that listed it would go on with other samples
         same["order"] = ORDER
     return Plan(

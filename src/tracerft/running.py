@@ -21,6 +21,7 @@ from tracerft.data.suite import Suite
 from tracerft.distributed import ALONE, World
 from tracerft.errors import RunFolderError, TracerftError
 from tracerft.evaluation.dynamics import drift, teacher_student_gap
+from tracerft.evaluation.examples import save_examples
 from tracerft.evaluation.suite import evaluate_models
 from tracerft.models.weights import num_parameters, save_model
 from tracerft.preparing import Ready, flat
@@ -177,7 +178,9 @@ def _evaluated(ready: Ready, models: Mapping[str, nn.Module], predictions: Path 
     """Metrics of the start and of what came out; without ``predictions`` a known start is not evaluated again."""
     splits, tokenize, start = ready.parts.suite.splits(), ready.loaded.tokenize, {"pretrained": ready.pretrained}
     if predictions is not None:
-        return evaluate_models({**start, **models}, splits, tokenize, predictions)
+        results = evaluate_models({**start, **models}, splits, tokenize, predictions)
+        save_examples(predictions, splits, ready.config.examples)
+        return results
     key = (ready.plan.fingerprint["model_sha256"], *(split.sha256 for split in splits.values()))
     if key not in _STARTS:
         _STARTS[key] = evaluate_models(start, splits, tokenize)["pretrained"]

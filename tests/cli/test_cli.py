@@ -88,7 +88,7 @@ PINNED = {
     "--help", "--config", "--print_config", "--preset", "--resume", "--json", "--model", "--data", "--out",
     "--method", "--freeze", "--train", "--teacher", "--loss", "--digits", "--columns", "--lora", "--dry_run",
     "--suite", "--templates", "--classes", "--hold_out", "--broken", "--augment", "--pool",
-    "--probe", "--guard", "--log",
+    "--probe", "--guard", "--log", "--examples",
 }  # fmt: skip
 
 

@@ -21,6 +21,7 @@ SOME = {  # point: which time of it; the rest of the points, and more times of t
     "checkpoint, before its rename": 3,
     "old checkpoint half removed": 4,
     "predictions, before their rename": 2,
+    "examples, half": 2,
     "model, half": 2,
     "record, before its rename": 1,
 }
@@ -50,7 +51,7 @@ def kill_at_random(shop: Workshop, number: int, seed: int = 0) -> dict[str, Any]
 
 
 def some(shop: Workshop) -> list[dict[str, Any]]:
-    """One kill at each of twelve points."""
+    """One kill at each of these points."""
     return [kill_at(shop, point, number) for point, number in SOME.items()]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from tracerft import running
 from tracerft.averaging import storage
-from tracerft.evaluation import suite
+from tracerft.evaluation import examples, suite
 from tracerft.models import weights
 from tracerft.models.tiny import TinyDualEncoder
 from tracerft.training import checkpoint, trainer
@@ -153,6 +153,7 @@ POINTS = {
     "evaluation": before(suite.Predictor, "score"),
     "predictions, half": half(suite, "save_tensors"),
     "predictions, before their rename": before_its_rename(suite, "save_tensors"),
+    "examples, half": half(examples, "save_tensors"),
     "model, half": half(weights, "save_tensors"),
     "model, before its rename": before_its_rename(weights, "save_tensors"),
     "model saved": after(running, "save_model"),

@@ -1,10 +1,12 @@
 """Made-up predictions of a run, as the evaluation keeps them. No number here is a result."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from safetensors.numpy import save_file
 
 from tests.reports.example import HOSTILE, record, scores, write_run
@@ -37,3 +39,21 @@ def write_predicted_run(folder: Path, classes: tuple[str, ...] = (*HOSTILE, "las
             values, labels = logits(model, split, len(classes))
             save_file({"logits": values, "labels": labels}, folder / "predictions" / model / f"{split}.safetensors")
     return folder
+
+
+def write_examples(folder: Path, split: str, places: list[int], **changed: Any) -> Path:
+    """Thumbnails at these positions, each of one grey; ``changed`` replaces tensors of the file."""
+    jpegs = []
+    for place in places:
+        out = io.BytesIO()
+        Image.new("RGB", (48, 32), (place % 256,) * 3).save(out, "JPEG")
+        jpegs.append(np.frombuffer(out.getvalue(), np.uint8))
+    tensors = {
+        "index": np.array(places, np.int64),
+        "sizes": np.array([len(jpeg) for jpeg in jpegs], np.int64),
+        "jpeg": np.concatenate([np.empty(0, np.uint8), *jpegs]),
+    }
+    path = folder / "predictions" / "examples" / f"{split}.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    save_file(tensors | changed, path)
+    return path

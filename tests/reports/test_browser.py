@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.reports.example import HOSTILE, write_study
-from tests.reports.predictions import write_predicted_run
+from tests.reports.predictions import write_examples, write_predicted_run
 from tracerft.reports.comparison import write_comparison
 from tracerft.reports.study import write_run_report, write_study_report
 
@@ -73,6 +73,31 @@ def test_names_are_inert_even_without_the_policy(report, tmp_path):
     assert "data-broken" not in root
 
 
+def test_pictures_are_shown_under_the_policy_and_fold(tmp_path):
+    """Each is decoded, in albums of which the first three are open; a hostile split or class name does nothing."""
+    folder = write_predicted_run(tmp_path / "run")
+    for split in ("id", "far", "near"):
+        write_examples(folder, split, list(range(30)))
+    path = write_run_report(folder)
+    assert 'data-script="ready"' in rendered(path, tmp_path / "one").partition("<head")[0]
+    script = """
+      const broken = [...document.images].filter((image) => image.naturalWidth !== 48);
+      document.documentElement.dataset.shown = [document.images.length, broken.length].join();
+      document.documentElement.dataset.opened = document.querySelectorAll("details[open] .pictures").length > 0;
+    """
+    text = path.read_text(encoding="utf-8")
+    policy = re.search(r"<meta http-equiv=[^>]*>", text)
+    assert policy
+    allowed = re.sub(r"script-src '[^']*'", "script-src 'unsafe-inline'", policy[0])
+    copy = path.with_name("allowed.html")
+    text = text.replace(policy[0], allowed).replace("</body>", f"<script>{script}</script></body>")
+    copy.write_text(text, encoding="utf-8")
+    root = rendered(copy, tmp_path / "two").partition("<head")[0]
+    assert re.search(r'data-shown="[1-9][0-9]*,0"', root)
+    assert 'data-opened="true"' in root
+    assert "data-broken" not in root
+
+
 def test_columns_sort_both_ways_and_back(report, tmp_path):
     """Press a head three times: best first, worst first, the study's order; absent values always last."""
     script = """
@@ -109,6 +134,7 @@ def test_a_narrow_window_scrolls_tables_and_not_the_page(report, tmp_path):
 def test_forgetting_and_comparison_are_inert_and_fit_a_narrow_window(kind, tmp_path):
     """Hostile class, split and run names do nothing even without the policy; 400 px are enough."""
     folders = [write_predicted_run(tmp_path / name) for name in ("one", HOSTILE[1])]
+    write_examples(folders[0], "far", list(range(60)))
     if kind == "comparison":
         write_comparison(folders, tmp_path / "both")
     path = write_run_report(folders[0]) if kind == "run" else tmp_path / "both" / "comparison.html"

@@ -11,7 +11,7 @@ import pytest
 
 from tests.reports.example import HOSTILE
 from tracerft.errors import ArgumentError
-from tracerft.reports.blocks import Cell, Claims, Column, Figure, Repeat, Table, Text
+from tracerft.reports.blocks import Album, Albums, Cell, Claims, Column, Figure, Picture, Repeat, Table, Text
 from tracerft.reports.html import page
 
 VOID = {"meta", "br", "img", "input", "link", "hr"}
@@ -63,6 +63,7 @@ def example() -> str:
         Table(HOSTILE[0], columns, rows, HOSTILE[1]),
         Table("Folded", columns, rows, collapsed=True),
         Figure("F", "<svg></svg>", HOSTILE[1], HOSTILE[1]),
+        Albums(HOSTILE[2], HOSTILE[0], [Album(name, {name: [Picture(b"<>", HOSTILE)]}) for name in HOSTILE]),
         Claims("Claims", claims),
         Repeat(HOSTILE[2], HOSTILE[0], {HOSTILE[1]: {name: [name] for name in HOSTILE}}),
     ]
@@ -77,7 +78,8 @@ def test_hostile_names_are_shown_and_do_nothing():
     for name in HOSTILE:
         assert read.words.count(name) >= 8
     assert len(read.all("script")) == 2
-    assert not read.all("img")
+    pictures = [{"src": "data:image/jpeg;base64,PD4=", "alt": "; ".join(HOSTILE)}] * len(HOSTILE)
+    assert read.all("img") == pictures
     assert not [a for _, attributes in read.tags for a in attributes if a.startswith("on")]
 
 
@@ -86,7 +88,7 @@ def test_the_page_refers_to_nothing_outside():
     text = example()
     links = [v for _, a in Reader(text).tags for k, v in a.items() if k in ("src", "href", "srcset", "data", "action")]
     assert links
-    assert all(str(link).startswith("#") for link in links)
+    assert all(str(link).startswith(("#", "data:image/jpeg;base64,")) for link in links)
     assert not re.search(r"https?://|@import|url\(", text)
 
 
@@ -109,6 +111,7 @@ def test_the_policy_allows_the_one_script_and_no_request():
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in str(policy)
     assert str(policy).startswith("default-src 'none'")
+    assert "img-src data:;" in str(policy)
 
 
 def test_the_data_is_kept_for_programs():

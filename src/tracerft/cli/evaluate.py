@@ -61,7 +61,7 @@ def build_parser() -> Parser:
         metavar=("A", "B"),
         help="two models of the table, to subtract B from A, on the same images",
     )
-    parser.add_argument("--predictions", type=str, default=None, help="folder to keep logits and labels in")
+    parser.add_argument("--predictions", type=str, default=None, help="folder to keep logits, labels and examples in")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return parser
 

@@ -230,6 +230,12 @@ class DigitSet:
         out[torch.arange(len(sample_ids)), torch.from_numpy(2 * blue)] = grey  # channel 0 red, 2 blue
         return out
 
+    def shown(self, index: int) -> Tensor:
+        """One image for a person to look at: ``(28, 28, 3)`` uint8."""
+        (image,) = self.images(np.array([index]))
+        pixels: Tensor = (255 * image).round().to(torch.uint8).permute(1, 2, 0)
+        return pixels
+
     def batch(self, sample_ids: NDArray[np.int64], epoch: int) -> Batch:
         """The training batch of these samples; the same in every epoch, as there is no augmentation."""
         if self.tokenize is None:

@@ -83,13 +83,18 @@ class EvalImages:
             pixels = self._kept.get(start)
             if pixels is None:
                 pixels = torch.stack(
-                    self._loader.map(self._pixels, range(start, min(start + self.batch_size, len(self))))
+                    self._loader.map(self.shown, range(start, min(start + self.batch_size, len(self))))
                 )
                 if self._keep:
                     self._kept[start] = pixels
             yield normalise(pixels, self.spec)
 
-    def _pixels(self, index: int) -> Tensor:
+    def shown(self, index: int) -> Tensor:
+        """The image at a position as a model gets it, before mean and deviation: ``(H, W, 3)`` uint8.
+
+        Raises:
+            DataError: naming the file, if it is broken.
+        """
         image = crop_border(self._loader.image(index), self.border)
         return to_pixels(eval_image(image, self.spec))
 

@@ -6,7 +6,7 @@ Legend: n images, H classes the zero-shot head knows, C classes scored.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,19 @@ class ImageSource(Protocol):
 
     def image_batches(self) -> Iterator[Tensor]:
         """All images in order, ``(N, 3, H, W)`` at a time."""
+        ...
+
+
+@runtime_checkable
+class Showing(Protocol):
+    """Images that a person can be shown, too."""
+
+    def shown(self, index: int) -> Tensor:
+        """The image at a position as a model gets it, before mean and deviation: ``(H, W, 3)`` uint8.
+
+        Raises:
+            DataError: if it cannot be read.
+        """
         ...
 
 

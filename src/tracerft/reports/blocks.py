@@ -3,6 +3,7 @@
 Every text passes through `escape`; only drawings checked by `svg.inline` are put in as they are.
 """
 
+import base64
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -92,7 +93,33 @@ class Repeat:
     facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-Section = Text | Table | Figure | Figures | Claims | Repeat
+@dataclass(frozen=True)
+class Picture:
+    """One small JPEG; ``lines`` stand below it, the first as its name, and are read aloud instead of it."""
+
+    jpeg: bytes
+    lines: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Album:
+    """Pictures that belong together, in rows with a heading each."""
+
+    title: str
+    rows: Mapping[str, Sequence[Picture]]
+
+
+@dataclass(frozen=True)
+class Albums:
+    """Albums that fold, the first few open."""
+
+    title: str
+    note: str
+    albums: Sequence[Album]
+
+
+Section = Text | Table | Figure | Figures | Albums | Claims | Repeat
+OPEN = 3  # albums that need no press
 
 
 def escape(value: object) -> str:
@@ -128,6 +155,9 @@ def render(section: Section, anchor: str) -> str:
                 for i, f in enumerate(section.figures)
             )
             body = f'<div class="figures">{"".join(parts)}</div>'
+        case Albums():
+            note = f'<p class="quiet">{escape(section.note)}</p>'
+            body = note + "".join(_album(album, place < OPEN) for place, album in enumerate(section.albums))
         case Claims():
             body = _claims(section, anchor)
         case Repeat():
@@ -183,6 +213,25 @@ def _figure(figure: Figure, anchor: str) -> str:
         f'<figure><div class="drawing" role="img" tabindex="0" aria-label="{escape(figure.alt)}" '
         f'aria-describedby="{anchor}-caption">{figure.svg}</div>'
         f'<figcaption id="{anchor}-caption">{escape(figure.caption)}</figcaption></figure>'
+    )
+
+
+def _album(album: Album, unfolded: bool) -> str:
+    rows = "".join(
+        f'<h3>{escape(title)}</h3><ul class="pictures">{"".join(map(_picture, pictures))}</ul>'
+        for title, pictures in album.rows.items()
+    )
+    return f"<details{' open' if unfolded else ''}><summary><bdi>{escape(album.title)}</bdi></summary>{rows}</details>"
+
+
+def _picture(picture: Picture) -> str:
+    # The alternative text says what the caption says, so the caption is not read aloud once more.
+    name, *rest = picture.lines
+    said = "".join(f'<span class="quiet"><bdi>{escape(line)}</bdi></span>' for line in rest)
+    source = f"data:image/jpeg;base64,{base64.b64encode(picture.jpeg).decode()}"
+    return (
+        f'<li><figure><img src="{source}" alt="{escape("; ".join(picture.lines))}">'
+        f'<figcaption aria-hidden="true"><strong><bdi>{escape(name)}</bdi></strong>{said}</figcaption></figure></li>'
     )
 
 

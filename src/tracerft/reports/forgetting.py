@@ -7,6 +7,7 @@ from typing import Any
 from tracerft.errors import DataError
 from tracerft.reports import figures
 from tracerft.reports.blocks import Cell, Column, Figure, Figures, Section, Table, Text
+from tracerft.reports.examples import example_sections
 from tracerft.reports.predicted import Predicted, binned, calibration_error, read_predicted
 from tracerft.reports.svg import inline_text
 from tracerft.reports.tables import number
@@ -19,14 +20,14 @@ THIN = 10  # images of a bin, below which it is not drawn
 
 
 def forgetting_sections(folder: Path, record: Mapping[str, Any]) -> list[Section]:
-    """Sections "What was forgotten" and "Reliability"; none where a run kept no predictions of classes.
+    """Sections "What was forgotten", "Examples", "Reliability"; none where a run kept no predictions of classes.
 
     Args:
         folder: the run's folder.
         record: its record; models and splits are those of its results.
 
     Raises:
-        DataError: if a file of predictions is damaged, or two models answered on other images.
+        DataError: if a file of predictions or examples is damaged, or two models answered on other images.
     """
     splits = [
         s for s in dict.fromkeys(s for of in record["results"].values() for s in of) if not s.startswith("select-")
@@ -37,22 +38,38 @@ def forgetting_sections(folder: Path, record: Mapping[str, Any]) -> list[Section
             predicted = read_predicted(folder / "predictions" / model / f"{split}.safetensors")
             if predicted is not None:
                 found.setdefault(model, {})[split] = predicted
-    shifts = [s for s in splits if s != "id" and all(s in found.get(model, {}) for model in (START, END))]
+    pairs = {
+        s: _pair(s, found[START][s], found[END][s]) for s in splits if all(s in found.get(m, {}) for m in (START, END))
+    }
+    names = {s: class_names(record, s, start.num_classes) for s, (start, _) in pairs.items()}
+    shifts = {split: pair for split, pair in pairs.items() if split != "id"}
     sections: list[Section] = []
     if shifts:
-        pairs = {split: (found[START][split], found[END][split]) for split in shifts}
-        names = {split: class_names(record, split) for split in shifts}
-        sections.append(_forgotten(pairs, names, own="class_lists" in record))
-    return [*sections, *_reliability(found)]
+        sections.append(_forgotten(shifts, names, own="class_lists" in record))
+    return [*sections, *example_sections(folder / "predictions" / "examples", pairs, names), *_reliability(found)]
 
 
-def class_names(record: Mapping[str, Any], split: str) -> list[str]:
-    """Names of a split's scored classes by id; those of the task where a record is older than the lists of splits."""
-    lists = record.get("class_lists")
-    if lists is None:
-        return list(map(str, record.get("classes") or []))
-    number = (record["data"].get(split) or {}).get("class_list")
-    return [] if number is None else list(map(str, lists[number]))
+def _pair(split: str, start: Predicted, end: Predicted) -> tuple[Predicted, Predicted]:
+    import numpy as np
+
+    if start.num_classes != end.num_classes or not np.array_equal(start.labels, end.labels):
+        raise DataError(
+            f"predictions of {START} and {END} on {split} must be of the same images; got others; evaluate the run "
+            "again, or delete the folder `predictions`"
+        )
+    return start, end
+
+
+def class_names(record: Mapping[str, Any], split: str, num_classes: int) -> list[str]:
+    """Names of a split's scored classes by id; those of the task where a record is older than the lists of splits.
+
+    Numbers, if there are not as many names as classes.
+    """
+    names, lists = record.get("classes") or [], record.get("class_lists")
+    if lists is not None:
+        place = (record["data"].get(split) or {}).get("class_list")
+        names = [] if place is None else lists[place]
+    return list(map(str, names)) if len(names) == num_classes else [f"class {c}" for c in range(num_classes)]
 
 
 def _forgotten(
@@ -86,11 +103,6 @@ def _drops(split: str, start: Predicted, end: Predicted, classes: Sequence[str])
     """Rows of the largest drops of one shift, how many classes fell, and how many have images enough."""
     import numpy as np
 
-    if start.num_classes != end.num_classes or not np.array_equal(start.labels, end.labels):
-        raise DataError(
-            f"predictions of {START} and {END} on {split} must be of the same images; got others; evaluate the run "
-            "again, or delete the folder `predictions`"
-        )
     labels, size = start.labels, start.num_classes
     before, after = start.guesses == labels, end.guesses == labels
     n, right, kept, lost, won = (
@@ -100,11 +112,10 @@ def _drops(split: str, start: Predicted, end: Predicted, classes: Sequence[str])
     judged = [c for c in range(size) if n[c] >= FEW]
     fell = [c for c in judged if kept[c] < right[c]]
     fell.sort(key=lambda c: ((kept[c] - right[c]) / n[c], -n[c], c))
-    names = list(classes) if len(classes) == size else [f"class {c}" for c in range(size)]
     rows = [
         [
-            Cell(names[c], names[c]), Cell(split, split), _count(n[c]), *(_percent(x[c] / n[c]) for x in (right, kept)),
-            _percent((kept[c] - right[c]) / n[c]), _count(lost[c]), _count(won[c]),
+            Cell(classes[c], classes[c]), Cell(split, split), _count(n[c]),
+            *(_percent(x[c] / n[c]) for x in (right, kept, kept - right)), _count(lost[c]), _count(won[c]),
         ]
         for c in fell[:TOP]
     ]  # fmt: skip

@@ -84,10 +84,10 @@ def _headline(sentences: Sequence[str], anchors: Sequence[tuple[str, Section]]) 
 
 
 def _policy(js: str) -> str:
-    """Forbid every request; allow the page's own style and the one script by its hash."""
+    """Forbid every request; allow the page's own style and pictures, and the one script by its hash."""
     digest = base64.b64encode(hashlib.sha256(js.encode()).digest()).decode()
     return (
-        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
+        f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'; "
         "base-uri 'none'; form-action 'none'"
     )
 
