@@ -80,8 +80,9 @@ def test_the_largest_changes_of_the_true_class_are_chosen():
         if b.argmax() == label and a.argmax() != label:
             won.append((before - after, i))
     assert min(len(lost), len(won)) > 5
-    found = disagreements(*map(torch.from_numpy, (start, end, labels)), 5)
-    assert found == [i for _, i in sorted(lost)[:5]] + [i for _, i in sorted(won)[:5]]
+    for each in (5, 200):
+        found = disagreements(*map(torch.from_numpy, (start, end, labels)), each)
+        assert found == [i for _, i in sorted(lost)[:each]] + [i for _, i in sorted(won)[:each]]
 
 
 def test_of_equal_changes_the_first_are_chosen():
