@@ -187,6 +187,12 @@ def everything(world: World, folder: Path, names, model: Path, data: Path) -> No
     command(world, folder, model, data)
 
 
+def four(world: World, folder: Path, splits) -> None:
+    """What is asked of more than two ranks."""
+    gradients(world, folder, splits)
+    traffic(world, folder)
+
+
 def alone(name: str, folder: Path, **changes):
     """`trained` in this process."""
     return trained(ALONE, name, folder, **changes)

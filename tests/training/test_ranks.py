@@ -1,7 +1,9 @@
 """Several processes against one: gradients, weights, resume, stopping, and what is sent."""
 
 import json
+import runpy
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,8 +12,8 @@ from safetensors.torch import load_file
 from tests.conftest import SMALL
 from tests.methods.test_contract import TRAINED, student
 from tests.runs import finetune
-from tests.training.rank_runs import STEPS, alone, everything, runs, tensors
-from tests.training.ranks import LOSSES, SIZE, TYPES, gradients, run_ranks, whole_gradient
+from tests.training.rank_runs import STEPS, alone, everything, four, runs, tensors
+from tests.training.ranks import LOSSES, SIZE, TYPES, run_ranks, whole_gradient
 from tracerft.distributed import ALONE, World, gather_rows, joined
 from tracerft.errors import ArgumentError
 
@@ -67,11 +69,12 @@ def test_gradients_of_all_sixteen_losses_are_those_of_one_process(two, splits, t
 
 @pytest.mark.slow
 def test_four_ranks(tmp_path):
-    """Uneven ones, and two of four empty."""
+    """Uneven ones, and two of four empty; what a step sends."""
     splits = [[2, 2, 2, 1], [1, 1, 0, 0]]
-    run_ranks(gradients, 4, tmp_path, splits)
+    run_ranks(four, 4, tmp_path, splits)
     worst = compare(tmp_path, splits, size=4)
     assert all(worst[name] < EXACT[name] for name in TYPES), worst
+    sends_what_the_manual_says(tmp_path, 4)
 
 
 def test_gather_rows_in_a_loop_of_ones_own_with_torchs_ddp(two):
@@ -177,13 +180,19 @@ def test_batch_statistics_and_wrong_sizes_are_refused(two):
         assert line.startswith("ShapeError: `sizes` must be the rows of each of 2 ranks; got [3, 3] and 2 rows on rank")
 
 
-def test_traffic_of_a_step_is_the_formula_of_the_manual(two):
-    """Two embeddings of N = 8 rows for student and teacher, three numbers a row, one sum of the gradients there are."""
-    parameters = sum(p.numel() for p in student("tracer").parameters())
-    for rank in range(2):
-        found = json.loads((two / f"traffic-{rank}.json").read_text())
+def sends_what_the_manual_says(folder, ranks):
+    """Numbers that each rank gathers and sums in a step of 8 rows, by the function that makes the manual's tables."""
+    sent = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "scale.py"))["numbers_sent"]
+    expected = sent(8, SMALL.embed_dim, sum(p.numel() for p in student("tracer").parameters()))
+    for rank in range(ranks):
+        found = json.loads((folder / f"traffic-{rank}.json").read_text())
         assert found.pop("unused") == [1.0] * 3
-        assert found == {"gathered": 2 * 2 * 8 * SMALL.embed_dim, "numbers gathered": 3 * 8, "summed": parameters}
+        assert found == expected
+
+
+def test_traffic_of_a_step_is_the_formula_of_the_manual(two):
+    """Two embeddings of student and teacher, three numbers a row, one sum of the gradients there are."""
+    sends_what_the_manual_says(two, 2)
 
 
 def test_rows_are_shared_out_evenly():
