@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tracerft.losses.tiled import LARGE
 from tracerft.studies.paper_plan import BACKBONES, BYTES
 from tracerft.training.checkpoint import KEEP
 
@@ -26,7 +27,9 @@ COPIES = 6  # of P numbers: weights, gradients, two moments, the teacher, the st
 SAVED = 4  # of P numbers: weights, two moments, the teacher
 
 
-def numbers_sent(pairs: int, width: int, trained: int, *, references: int = 1, classes: bool = True) -> dict[str, int]:
+def numbers_sent(
+    pairs: int, width: int, trained: int, *, references: int = 1, classes: bool = True, large: bool = False
+) -> dict[str, int]:
     """Numbers that a step gathers and sums over the ranks, whatever their number; three single ones are left out.
 
     Args:
@@ -35,16 +38,17 @@ def numbers_sent(pairs: int, width: int, trained: int, *, references: int = 1, c
         trained: P.
         references: R, models embedded beside the student.
         classes: whether samples have class numbers, beside their own and their captions'.
+        large: whether the loss is shared out, so that its derivatives, five terms and the scale's are summed too.
     """
     return {
         "gathered": 2 * pairs * width * (1 + references),
         "numbers gathered": (3 if classes else 2) * pairs,
-        "summed": trained,
+        "summed": trained + (2 * pairs * width + 6 if large else 0),
     }
 
 
 def loss_operations(pairs: int, width: int) -> int:
-    """Multiplications and additions in the products of all five terms in tiles, on one rank."""
+    """Multiplications and additions in the products of all five terms in tiles; of a large batch over all ranks."""
     return PRODUCTS * 2 * pairs * pairs * width
 
 
@@ -67,12 +71,15 @@ def row(model: str, ranks: int, pairs: int, rates: Mapping[str, float]) -> dict[
     """One model on W ranks of b pairs."""
     backbone, width, num = BACKBONES[model], WIDTHS[model], ranks * pairs
     trained = backbone.image + backbone.text
-    sent = numbers_sent(num, width, trained)
+    large = num > LARGE  # then the ranks share out the loss
+    sent = numbers_sent(num, width, trained, large=large)
+    whole = loss_operations(num, width)
+    operations = whole / ranks if large else whole
     gathered, summed = BYTES * sent["gathered"] + 8 * sent["numbers gathered"], BYTES * sent["summed"]
     towers = FORWARDS * sum(backbone.gflops) * 1e9 * pairs
     seconds = {
         "towers": towers / rates["towers"],
-        "loss": loss_operations(num, width) / rates["loss"],
+        "loss": operations / rates["loss"],
         "gathered": (ranks - 1) / ranks * gathered / rates["network"],
         "summed": ring(summed, ranks) / rates["network"],
     }
@@ -86,7 +93,9 @@ def row(model: str, ranks: int, pairs: int, rates: Mapping[str, float]) -> dict[
         "model_bytes": (COPIES + 1) * BYTES * trained,
         "loss_bytes": loss_bytes(num, width),
         "tower_operations": towers,
-        "loss_operations": loss_operations(num, width),
+        "whole_loss_operations": whole,
+        "loss_operations": operations,
+        "whole_loss_seconds": whole / rates["loss"],
         "seconds": seconds,
         "images_per_second": images,
         "read_bytes_per_second": images * rates["image"],
@@ -98,7 +107,7 @@ def row(model: str, ranks: int, pairs: int, rates: Mapping[str, float]) -> dict[
 
 
 def crossing(model: str) -> float:
-    """N W from which on the loss takes more operations than the towers of a rank: 4 F N / W = 24 N N D."""
+    """N W from which on the whole loss takes more operations than the towers of a rank: 4 F N / W = 24 N N D."""
     return FORWARDS * sum(BACKBONES[model].gflops) * 1e9 / (2 * PRODUCTS * WIDTHS[model])
 
 
@@ -131,11 +140,14 @@ def tables(found: Mapping[str, Any]) -> dict[str, str]:
             ],
         ),
         "seconds": _table(
-            "Model | GPUs | N | loss / towers, operations | towers, s | loss, s | network, s | images/s | GB/s | cores",
+            "Model | GPUs | N | whole loss / towers | share / towers | whole loss, s | towers, s | share, s"
+            " | network, s | images/s | GB/s | cores",
             [
                 [
                     *_head(r),
+                    _short(r["whole_loss_operations"] / r["tower_operations"]),
                     _short(r["loss_operations"] / r["tower_operations"]),
+                    _short(r["whole_loss_seconds"]),
                     *(_short(r["seconds"][name]) for name in ("towers", "loss")),
                     _short(r["seconds"]["gathered"] + r["seconds"]["summed"]),
                     _short(r["images_per_second"]),

@@ -92,6 +92,13 @@ class World:
 ALONE = World()
 
 
+def ranks_here() -> World:
+    """The ranks of torch's process group and this one among them; alone where there is none."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return ALONE
+    return World(dist.get_rank(), dist.get_world_size())
+
+
 def gather_rows(tensor: Tensor, sizes: Sequence[int]) -> Tensor:
     """Rows of all ranks in their order, with gradient.
 

@@ -23,6 +23,8 @@ class Embeddings:
         scale: ``()`` or ``(1,)``, already exponentiated: 1 / temperature, about 100 for CLIP.
         bias: ``()``, ``(1,)`` or ``None``; added to the logits by sigmoid (SigLIP) models. Of a class head ``(C,)``.
         features: inner features a method asked for, by name.
+        gathered: whether every rank of torch's process group holds these same numbers (see
+            `tracerft.distributed.gather_rows`) and asks for the same loss of them, which may then be shared out.
 
     Raises:
         ShapeError: if image and text are not matrices of equal width.
@@ -33,6 +35,7 @@ class Embeddings:
     scale: Tensor
     bias: Tensor | None = None
     features: Mapping[str, Tensor] = field(default_factory=dict)
+    gathered: bool = False
 
     def __post_init__(self) -> None:
         if self.image.ndim != 2 or self.text.ndim != 2 or self.image.shape[1] != self.text.shape[1]:

@@ -5,6 +5,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -15,9 +16,10 @@ from tests.conftest import SMALL
 from tests.methods.steps import plan, random_batch
 from tests.methods.test_contract import Captions, build, student
 from tests.runs import finetune
-from tests.training.ranks import SIZE, Digits, gradients, own_loop
+from tests.training.ranks import SIZE, Digits, gradients, own_loop, shared_out
 from tracerft.distributed import ALONE, World, gather_rows
 from tracerft.errors import TracerftError
+from tracerft.losses import tiled
 from tracerft.training.trainer import Trainer
 
 STEPS = 4
@@ -139,7 +141,7 @@ def troubles(world: World, folder: Path) -> None:
     (folder / f"said-{world.rank}.json").write_text(json.dumps(said))
 
 
-def traffic(world: World, folder: Path) -> None:
+def traffic(world: World, folder: Path, name="traffic") -> None:
     """Elements that a step of TRACER gathers and sums, by call."""
     counted = {"gathered": 0, "numbers gathered": 0, "summed": 0}
     gather, reduce = dist.all_gather, dist.all_reduce
@@ -154,14 +156,20 @@ def traffic(world: World, folder: Path) -> None:
 
     dist.all_gather, dist.all_reduce = all_gather, all_reduce
     made = plan(STEPS, batch_size=8)
-    (folder / "traffic").mkdir(exist_ok=True)
+    (folder / name).mkdir(exist_ok=True)
     model = student("tracer").double()
     model.unused = nn.Parameter(torch.ones(3, dtype=torch.float64))  # no gradient on any rank: must not decay
-    trainer = Trainer(model, build("tracer"), Digits(), made, folder / "traffic", world=world)
+    trainer = Trainer(model, build("tracer"), Digits(), made, folder / name, world=world)
     trainer._one_step()
     counted["unused"] = model.unused.tolist()
     dist.all_gather, dist.all_reduce = gather, reduce
-    (folder / f"traffic-{world.rank}.json").write_text(json.dumps(counted))
+    (folder / f"{name}-{world.rank}.json").write_text(json.dumps(counted))
+
+
+def traffic_of_large(world: World, folder: Path) -> None:
+    """The same where the loss is shared out."""
+    with mock.patch.object(tiled, "LARGE", 1):
+        traffic(world, folder, "traffic-of-large")
 
 
 def command(world: World, folder: Path, model: Path, data: Path) -> None:
@@ -178,19 +186,23 @@ def command(world: World, folder: Path, model: Path, data: Path) -> None:
 def everything(world: World, folder: Path, names, model: Path, data: Path) -> None:
     """All of the above in one group, since starting processes takes longer than the work."""
     gradients(world, folder, [[4, 3], [3, 0]])
-    gradients(world, folder, [[5, 2]], ["float64"], chunks=3)
+    gradients(world, folder, [[5, 2]], ["float64"], chunks=3, name="in-chunks")
+    shared_out(world, folder, [[4, 3], [3, 0]])
     own_loop(world, folder)
     runs(world, folder, names)
     resumed(world, folder)
     troubles(world, folder)
     traffic(world, folder)
+    traffic_of_large(world, folder)
     command(world, folder, model, data)
 
 
 def four(world: World, folder: Path, splits) -> None:
     """What is asked of more than two ranks."""
     gradients(world, folder, splits)
+    shared_out(world, folder, splits)
     traffic(world, folder)
+    traffic_of_large(world, folder)
 
 
 def alone(name: str, folder: Path, **changes):

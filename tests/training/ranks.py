@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torch import nn
 from tests.conftest import SMALL
 from tests.methods.test_contract import build, student
 from tracerft.distributed import World, gather_rows, joined
+from tracerft.losses import tiled
 from tracerft.models.encoder import embed
 from tracerft.models.tiny import tokenize
 from tracerft.training.gradcache import Passes
@@ -102,11 +104,11 @@ def whole_gradient(loss, dtype, total):
     return {"loss": terms.total.detach()} | {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 
-def gradients(world: World, folder: Path, splits, types=tuple(TYPES), chunks=1) -> None:
+def gradients(world: World, folder: Path, splits, types=tuple(TYPES), chunks=1, name="gradients") -> None:
     """Loss and gradients of every combination of terms, type and split of the rows; all in one file a rank."""
     found = {}
-    for (number, loss), name, sizes in product(enumerate(LOSSES), types, splits):
-        model, method = apart(loss, TYPES[name])
+    for (number, loss), kind, sizes in product(enumerate(LOSSES), types, splits):
+        model, method = apart(loss, TYPES[kind])
         start = sum(sizes[: world.rank])
         rows = np.arange(start, start + sizes[world.rank]) if sizes[world.rank] else np.arange(1)
         passes = Passes(
@@ -118,16 +120,23 @@ def gradients(world: World, folder: Path, splits, types=tuple(TYPES), chunks=1) 
             rank=world.rank,
             sizes=sizes,
         )
-        terms = passes.backward(Digits(TYPES[name]).batch(rows, 0))
+        terms = passes.backward(Digits(TYPES[kind]).batch(rows, 0))
         sum_gradients(model, world)
         values = {"loss": terms.total.detach()}
         values |= {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         for parameter, value in values.items():
-            found[f"{number} {name} {'+'.join(map(str, sizes))} {parameter}"] = value.clone()
-    save_file(found, folder / f"gradients-{chunks}-{world.rank}.safetensors")
+            found[f"{number} {kind} {'+'.join(map(str, sizes))} {parameter}"] = value.clone()
+    save_file(found, folder / f"{name}-{world.rank}.safetensors")
 
 
-def own_loop(world: World, folder: Path) -> None:
+def shared_out(world: World, folder: Path, splits) -> None:
+    """The same in float64 with the loss of large batches, whose tiles, of two rows here, the ranks share out."""
+    with mock.patch.object(tiled, "LARGE", 1), mock.patch.object(tiled, "BLOCK", 2 * SIZE):
+        gradients(world, folder, splits, ["float64"], name="shared-out")
+        own_loop(world, folder, "own-loop-shared-out")
+
+
+def own_loop(world: World, folder: Path, name="own-loop") -> None:
     """Gradients of torch's DistributedDataParallel around `gather_rows`, uneven rows."""
     model, method = apart(LOSSES[0], torch.float64)
     batch = Digits().batch(np.arange(SIZE), 0)
@@ -136,7 +145,7 @@ def own_loop(world: World, folder: Path) -> None:
     image, text, scale = parallel(mine.images, mine.tokens)
     sizes = world.sizes(SIZE)
     whole = embed(model, batch)  # for its type only
-    pairs = replace(whole, image=gather_rows(image, sizes), text=gather_rows(text, sizes), scale=scale)
+    pairs = replace(whole, image=gather_rows(image, sizes), text=gather_rows(text, sizes), scale=scale, gathered=True)
     method.objective(pairs, {}, batch).total.backward()
     if world.rank == 0:
-        save_file({n: p.grad for n, p in model.named_parameters()}, folder / "own-loop.safetensors")
+        save_file({n: p.grad for n, p in model.named_parameters()}, folder / f"{name}.safetensors")

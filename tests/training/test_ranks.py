@@ -39,31 +39,34 @@ def others(tmp_path_factory):
     return folder
 
 
-def compare(folder, splits, types=tuple(TYPES), chunks=1, size=2):
+def compare(folder, splits, types=tuple(TYPES), name="gradients", size=2):
     """Largest relative difference of any gradient from plain autograd, by type; every rank has the same bits."""
-    first, *others = [load_file(folder / f"gradients-{chunks}-{rank}.safetensors") for rank in range(size)]
+    first, *others = [load_file(folder / f"{name}-{rank}.safetensors") for rank in range(size)]
     for other in others:
         assert other.keys() == first.keys()
         assert all(torch.equal(other[name], first[name]) for name in first)
     worst = dict.fromkeys(types, 0.0)
-    for (number, loss), name, sizes in product(enumerate(LOSSES), types, splits):
-        expected = whole_gradient(loss, TYPES[name], sum(sizes))
-        prefix = f"{number} {name} {'+'.join(map(str, sizes))} "
+    for (number, loss), kind, sizes in product(enumerate(LOSSES), types, splits):
+        expected = whole_gradient(loss, TYPES[kind], sum(sizes))
+        prefix = f"{number} {kind} {'+'.join(map(str, sizes))} "
         assert {prefix + parameter for parameter in expected} == {n for n in first if n.startswith(prefix)}
         largest = max(float(value.abs().max()) for value in expected.values())
         for parameter, value in expected.items():
-            worst[name] = max(worst[name], float((first[prefix + parameter] - value).abs().max()) / largest)
+            worst[kind] = max(worst[kind], float((first[prefix + parameter] - value).abs().max()) / largest)
     return worst
 
 
 @pytest.mark.parametrize(
-    ("splits", "types", "chunks"),
-    [([[4, 3], [3, 0]], tuple(TYPES), 1), ([[5, 2]], ("float64",), 3)],
-    ids=["one chunk", "chunks"],
+    ("name", "splits", "types"),
+    [
+        ("gradients", [[4, 3], [3, 0]], tuple(TYPES)),
+        ("in-chunks", [[5, 2]], ("float64",)),
+        ("shared-out", [[4, 3], [3, 0]], ("float64",)),
+    ],
 )
-def test_gradients_of_all_sixteen_losses_are_those_of_one_process(two, splits, types, chunks):
-    """Uneven ranks, an empty one, and ranks in chunks, against plain autograd of the whole batch."""
-    worst = compare(two, splits, types, chunks)
+def test_gradients_of_all_sixteen_losses_are_those_of_one_process(two, name, splits, types):
+    """Uneven ranks, an empty one, ranks in chunks, and the loss shared out, against plain autograd of the whole."""
+    worst = compare(two, splits, types, name)
     assert all(worst[name] < EXACT[name] for name in types), worst
 
 
@@ -74,12 +77,14 @@ def test_four_ranks(tmp_path):
     run_ranks(four, 4, tmp_path, splits)
     worst = compare(tmp_path, splits, size=4)
     assert all(worst[name] < EXACT[name] for name in TYPES), worst
+    assert compare(tmp_path, splits, ["float64"], "shared-out", size=4)["float64"] < EXACT["float64"]
     sends_what_the_manual_says(tmp_path, 4)
 
 
-def test_gather_rows_in_a_loop_of_ones_own_with_torchs_ddp(two):
+@pytest.mark.parametrize("name", ["own-loop", "own-loop-shared-out"])
+def test_gather_rows_in_a_loop_of_ones_own_with_torchs_ddp(two, name):
     """Gradients of encoders and scale are those of one process; a gather without gradient gives 1 / W of them."""
-    found, expected = load_file(two / "own-loop.safetensors"), whole_gradient(LOSSES[0], torch.float64, SIZE)
+    found, expected = load_file(two / f"{name}.safetensors"), whole_gradient(LOSSES[0], torch.float64, SIZE)
     del expected["loss"]
     assert found.keys() == expected.keys()
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
@@ -183,15 +188,15 @@ def test_batch_statistics_and_wrong_sizes_are_refused(two):
 def sends_what_the_manual_says(folder, ranks):
     """Numbers that each rank gathers and sums in a step of 8 rows, by the function that makes the manual's tables."""
     sent = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "scale.py"))["numbers_sent"]
-    expected = sent(8, SMALL.embed_dim, sum(p.numel() for p in student("tracer").parameters()))
-    for rank in range(ranks):
-        found = json.loads((folder / f"traffic-{rank}.json").read_text())
+    parameters = sum(p.numel() for p in student("tracer").parameters())
+    for rank, (name, large) in product(range(ranks), (("traffic", False), ("traffic-of-large", True))):
+        found = json.loads((folder / f"{name}-{rank}.json").read_text())
         assert found.pop("unused") == [1.0] * 3
-        assert found == expected
+        assert found == sent(8, SMALL.embed_dim, parameters, large=large)
 
 
 def test_traffic_of_a_step_is_the_formula_of_the_manual(two):
-    """Two embeddings of student and teacher, three numbers a row, one sum of the gradients there are."""
+    """Embeddings of student and teacher, three numbers a row, one sum of gradients; of a large batch, the loss's."""
     sends_what_the_manual_says(two, 2)
 
 

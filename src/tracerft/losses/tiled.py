@@ -7,6 +7,9 @@ own: student anchors against student keys; cross: student anchors against teache
 p: the teacher's distribution of an anchor over its keys; dL/dZ: derivative with respect to a block of logits.
 For a row of logits z with targets t: CE = -sum t log softmax(z), dCE/dz = softmax(z) - t; KL(p || softmax(z)) has
 softmax(z) - p. So each tile gives terms and derivatives at once, and backward only multiplies by what comes in.
+
+A softmax runs over the keys of one anchor, and every rank has all keys. So ranks share out the anchors, N / W each in
+both directions whoever embedded them, and add up terms and derivatives: no rank waits for another before the end.
 """
 
 from collections.abc import Mapping
@@ -16,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tracerft.distributed import ALONE, World, ranks_here
 from tracerft.errors import ArgumentError
 from tracerft.losses.contrastive import caption_labels, check_pairs, full_precision, similarity_block
 from tracerft.losses.distillation import check_same_shape
@@ -39,7 +43,8 @@ def tiled_loss(
     """sum_k weights[k] term_k over `contrastive`, `fd`, `crd`, `icl`, `cross_kd`, in memory O(N (R + D)).
 
     Args:
-        student: N pairs, N >= 2, unit-norm rows, without a bias.
+        student: N pairs, N >= 2, unit-norm rows, without a bias. If it and the teacher are ``gathered``, each rank
+            computes its share of the tiles and returns the loss and the gradients of the whole.
         teacher: the same shapes; no gradient flows into it. Not read if only `contrastive` has a weight.
         weights: finite coefficients; a term without one, or with 0, is not computed.
         targets: ``diagonal``, ``multi_positive`` or ``masked``, see `contrastive_loss`.
@@ -53,6 +58,7 @@ def tiled_loss(
     Raises:
         ArgumentError: if the tile is below 1, a bias is given, or labels are missing or not integers.
         ShapeError: if student and teacher differ in shape, there is one pair only, or labels are not ``(N,)``.
+        WorkerError: if another rank is gone.
     """
     num = len(student.image)
     check_pairs(num, len(student.text))
@@ -67,7 +73,8 @@ def tiled_loss(
     their_image, their_text, their_scale = (t.detach() for t in theirs)
     other = Embeddings(their_image, their_text, their_scale)
     active = {name: float(weights[name]) for name in HALVES if weights.get(name, 0.0) != 0.0}
-    tiles = _Tiles(other, active, targets, ids, tile or max(1, BLOCK // num), torch.is_grad_enabled())
+    world = ranks_here() if student.gathered and teacher.gathered else ALONE
+    tiles = _Tiles(other, active, targets, ids, tile or max(1, BLOCK // num), torch.is_grad_enabled(), world)
     total, parts = _Total.apply(image, text, scale.reshape(()), tiles)
     return LossTerms(total, dict(zip(active, parts.unbind(), strict=True)))
 
@@ -134,6 +141,7 @@ class _Tiles:
         labels: ``(N,)``, or ``None`` for ``diagonal``.
         rows: of a tile.
         grad: whether gradients are recorded at all; within an autograd function they never seem to be.
+        world: the ranks that share the tiles out.
     """
 
     teacher: Embeddings
@@ -142,25 +150,35 @@ class _Tiles:
     labels: Tensor | None
     rows: int
     grad: bool
+    world: World
 
     def run(self, image: Tensor, text: Tensor, scale: Tensor, differentiate: bool) -> tuple[Tensor, list[Tensor]]:
         """The parts ``(terms,)``, and the total's derivatives by image, text and scale (none if not asked for)."""
-        num = len(image)
+        num, sizes = len(image), self.world.sizes(len(image))
+        first = sum(sizes[: self.world.rank])
+        end = first + sizes[self.world.rank]
         self.sums: dict[str, list[Tensor]] = {name: [] for name in self.weights}
         self.scale, self.of_scale = scale, list[Tensor]()
         self.share = {name: HALVES[name] / num for name in self.weights}
-        grads = [torch.zeros_like(image), torch.zeros_like(text)] if differentiate else []
-        there = (grads[0], grads[1]) if grads else None
-        back = (grads[1], grads[0]) if grads else None
+        by_rows = torch.zeros(2, *image.shape, dtype=image.dtype, device=image.device) if differentiate else None
+        there = None if by_rows is None else (by_rows[0], by_rows[1])
+        back = None if by_rows is None else (by_rows[1], by_rows[0])
         theirs = self.teacher
         for direction in (
             _Direction(image, text, theirs.image, theirs.text, there),
             _Direction(text, image, theirs.text, theirs.image, back),
         ):
-            for start in range(0, num, self.rows):
-                self._tile(direction, slice(start, min(start + self.rows, num)))
-        parts = torch.stack([self.share[name] * torch.stack(sums).sum() for name, sums in self.sums.items()])
-        return parts, [*grads, torch.stack(self.of_scale).sum()] if grads else []
+            for start in range(first, end, self.rows):
+                self._tile(direction, slice(start, min(start + self.rows, end)))
+        parts = [self.share[name] * self._added(sums) for name, sums in self.sums.items()]
+        numbers = self.world.sum_(torch.stack([*parts, self._added(self.of_scale)]))
+        if by_rows is None:
+            return numbers[:-1], []
+        return numbers[:-1], [*self.world.sum_(by_rows), numbers[-1]]
+
+    def _added(self, numbers: list[Tensor]) -> Tensor:
+        """Their sum; of a rank with fewer pairs than ranks there are, 0."""
+        return torch.stack(numbers).sum() if numbers else torch.zeros_like(self.scale)
 
     def _tile(self, d: _Direction, rows: slice) -> None:
         anchors, soft = d.anchors[rows], None

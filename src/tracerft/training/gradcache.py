@@ -117,7 +117,7 @@ class Passes:
 
         text = gathered(mine.text) if class_head(model) is None else mine.text
         features = {name: gathered(rows) for name, rows in mine.features.items()}
-        return replace(mine, image=gathered(mine.image), text=text, features=features)
+        return replace(mine, image=gathered(mine.image), text=text, features=features, gathered=True)
 
     def _chunk(self, model: nn.Module, piece: Batch, number: int) -> Embeddings:
         # The same numbers in both passes, others in every chunk of every rank.
@@ -187,4 +187,5 @@ def _leaves(e: Embeddings) -> Embeddings:
         return tensor.detach().requires_grad_()
 
     bias = None if e.bias is None else leaf(e.bias)
-    return Embeddings(leaf(e.image), leaf(e.text), leaf(e.scale), bias, {n: leaf(t) for n, t in e.features.items()})
+    features = {name: leaf(rows) for name, rows in e.features.items()}
+    return replace(e, image=leaf(e.image), text=leaf(e.text), scale=leaf(e.scale), bias=bias, features=features)
