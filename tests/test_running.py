@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from dataclasses import asdict
 
 import numpy as np
@@ -20,12 +21,14 @@ from tests.models.small import images
 from tests.reference.averages import beta_log_weights, offline_average
 from tests.runs import Cut, contents, cut_at
 from tracerft.api import make_ready
+from tracerft.data import loading
 from tracerft.data.sampling import batch_at
 from tracerft.errors import ArgumentError, DataError, RunFolderError, StateError
 from tracerft.evaluation.metrics import summarise
 from tracerft.methods import self_distillation
 from tracerft.models.effective import effective_state
 from tracerft.models.encoder import embed
+from tracerft.models.open_clip import ShortTextCLIP
 from tracerft.models.weights import load_tensors
 from tracerft.reports.forgetting import forgetting_sections
 from tracerft.reports.record import read_record
@@ -158,6 +161,27 @@ def test_evaluate_gives_the_record_again_and_the_line_between(run, data):
     hits = found.hits["id"]["student"]
     assert hits.double().mean().item() == pytest.approx(run.results["student"]["id"]["top1"])
     assert tracerft.evaluate(run.folder).results == run.results
+
+
+def test_a_sweep_decodes_each_image_once_and_embeds_it_once_a_model(run, data, monkeypatch):
+    """The start, the student and the teacher with nine points between, on three splits of 30 images; counted."""
+    decoded, embedded = Counter(), Counter()
+    decode, encode = loading.decode, ShortTextCLIP.encode_image
+
+    def counted_decode(data, name):
+        decoded[name, data] += 1  # two sets have files of one name
+        return decode(data, name)
+
+    def counted_encode(model, images, **options):
+        embedded[id(model)] += len(images)
+        return encode(model, images, **options)
+
+    monkeypatch.setattr(loading, "decode", counted_decode)
+    monkeypatch.setattr(ShortTextCLIP, "encode_image", counted_encode)
+    found = tracerft.evaluate(run, data / "shifts.yaml", interpolate=11)
+    assert len(found.results) == 3 + 2 * 9
+    assert sorted(decoded.values()) == [1] * 30
+    assert list(embedded.values()) == [30] * 21
 
 
 def test_another_suite_keeps_the_runs_classes(run, data):
