@@ -13,6 +13,7 @@ from tracerft.cli.finetune import presets, read_options
 from tracerft.cli.main import COMMANDS, HELP, one_line, run
 from tracerft.config import FinetuneConfig, TrainConfig
 from tracerft.methods import METHODS
+from tracerft.reports.run import write_run_report
 from tracerft.reports.trade_off import INTERPOLATED
 
 OPTIONS = [f"--train.{key}={value}" for key, value in TRAIN.items()]
@@ -276,7 +277,7 @@ def test_interpolated_results_reach_the_report_of_a_run_on_its_own_suite(finishe
     kept, page = finished / INTERPOLATED, finished / "report.html"
     for told, drawn in (["--suite", "digits"], False), ([], True):
         kept.unlink(missing_ok=True)
-        before = page.read_text()
+        before = write_run_report(finished).read_text()
         assert run(["evaluate", str(finished), "--interpolate", "3", "--json", *told]) == 0
         printed = capsys.readouterr()
         assert kept.is_file() == drawn == ("curves in" in printed.err) == (page.read_text() != before)
