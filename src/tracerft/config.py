@@ -81,6 +81,7 @@ class TrainConfig:
         batch_size: pairs in a batch, at least 2.
         accumulate: chunks in which a batch is embedded, for memory: the gradient stays the whole batch's, all its
             negatives included, for one more forward pass.
+        shard: on several ranks, each holds a part of the weights, gradients, moments and teacher, not a copy.
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW, on everything that trains.
         warmup_steps: linear warm-up; by default 500, or a tenth of the run if that is less.
@@ -96,6 +97,7 @@ class TrainConfig:
     steps: int | None = None
     batch_size: int = 512
     accumulate: int = 1
+    shard: bool = False
     lr: float = 1e-5
     weight_decay: float = 0.1
     warmup_steps: int | None = None

@@ -149,6 +149,37 @@ class _Gathered(torch.autograd.Function):
         return torch.split(summed, ctx.sizes)[dist.get_rank()], None
 
 
+def is_split(tensor: Tensor) -> bool:
+    """Whether each rank holds a part of it, as `tracerft.training.shards` leaves the parameters of a model."""
+    return hasattr(tensor, "to_local")  # torch's DTensor; its own import takes long and not every torch has it
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of a split tensor, in the same memory; any other tensor itself."""
+    part: Tensor = tensor.to_local() if is_split(tensor) else tensor  # type: ignore[attr-defined]
+    return part
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a split tensor, gathered from all ranks, which must all ask for it; any other tensor itself."""
+    if not is_split(tensor):
+        return tensor
+    with _heard():
+        full: Tensor = tensor.detach().full_tensor()  # type: ignore[attr-defined]
+    return full
+
+
+def part_of(value: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor that every rank has, split as another of its shape is; itself if that one is not split."""
+    if not is_split(like):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    placed: Any = like
+    mine = distribute_tensor(value.to(like.device), placed.device_mesh, placed.placements, src_data_rank=None)
+    return mine.clone()  # or it would keep the whole in memory
+
+
 @contextmanager
 def joined(device: str) -> Iterator[World]:
     """Be one of the ranks that torchrun (or a scheduler, by the same variables) started; alone without.
@@ -226,17 +257,34 @@ def _heard() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # torch's own errors of this kind are RuntimeErrors too
-        reason = " ".join(str(error).split())[:200]
-        silent = _silent(hung="imed out" in reason)
-        if silent:
-            raise WorkerError(
-                f"no sign of rank {', '.join(map(str, silent))} ({reason}); look at that process and its machine, and "
-                "end it; the last checkpoint is unharmed, go on with --resume"
-            ) from error
-        raise WorkerError(
-            f"another rank ended or is not reached ({reason}); its own line, or torchrun's list of failures, names it; "
-            "the last checkpoint is unharmed, go on with --resume"
-        ) from error
+        raise _gone(error) from error
+
+
+@contextmanager
+def heard_inside() -> Iterator[None]:
+    """The same around code in which torch sends by itself, such as a split model; other errors stay what they are."""
+    try:
+        yield
+    except WorkerError:
+        raise
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise _gone(error) from error
+        raise
+
+
+def _gone(error: RuntimeError) -> WorkerError:
+    reason = " ".join(str(error).split())[:200]
+    silent = _silent(hung="imed out" in reason)
+    if silent:
+        return WorkerError(
+            f"no sign of rank {', '.join(map(str, silent))} ({reason}); look at that process and its machine, and "
+            "end it; the last checkpoint is unharmed, go on with --resume"
+        )
+    return WorkerError(
+        f"another rank ended or is not reached ({reason}); its own line, or torchrun's list of failures, names it; "
+        "the last checkpoint is unharmed, go on with --resume"
+    )
 
 
 def _silent(*, hung: bool) -> list[int]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tracerft.averaging import beta_kernel
-from tracerft.config import FinetuneConfig, unused_options
+from tracerft.config import FinetuneConfig, GuardConfig, unused_options
 from tracerft.data.sampling import LISTED, ORDER, steps_per_epoch
 from tracerft.errors import ArgumentError, one_of
 from tracerft.evaluation.suite import Predictor
@@ -58,6 +58,8 @@ def prepare(config: FinetuneConfig, loaded: LoadedModel, parts: Parts, method: M
     Raises:
         TracerftError: one line, for whatever does not fit.
     """
+    if config.train.shard:
+        refuse_unsharded(config, method)
     device = pick_device(config.train.device)
     config = _with_targets(config, parts)
     student = loaded.model.to(device)
@@ -135,6 +137,28 @@ def refuse_unused(config: FinetuneConfig, before: FinetuneConfig) -> None:
         )
 
 
+def refuse_unsharded(config: FinetuneConfig, method: Method | None) -> None:
+    """Refuse what needs a whole model on one rank while it trains.
+
+    Raises:
+        ArgumentError: naming all of it.
+    """
+    able = [name for name, info in METHODS.items() if info.shards]
+    rules = [
+        ("a method of one's own", method is not None),
+        (f"`method` {config.method} (it takes {', '.join(able)})", method is None and config.method not in able),
+        ("loss.cross_frobenius, which multiplies weights", config.loss.cross_frobenius > 0),
+        ("lora.rank", config.lora.rank > 0),
+        ("guard.*", config.guard != GuardConfig()),
+        ("train.probe_every", config.train.probe_every > 0),
+    ]
+    if needed := [what for what, holds in rules if holds]:
+        raise ArgumentError(
+            f"`train.shard` cannot be used with {', '.join(needed)}: it needs a whole model on one rank; leave one "
+            "of them out"
+        )
+
+
 def build_method(config: FinetuneConfig, loaded: LoadedModel | None = None, parts: Parts | None = None) -> Method:
     """The named method with its ingredients; without a model and data, those that need neither.
 
@@ -189,6 +213,7 @@ def _plan(
     same = asdict(config) | {"data_sha256": parts.source.sha256, "model_sha256": _sha256(pretrained.state_dict())}
     for name in ("out", "guard", "log", "examples"):  # these only look; `running` compares guard and examples
         del same[name]
+    del same["train"]["shard"]  # where numbers lie, not which
     if len(parts.source) > LISTED:  # a run of a version that listed it would go on with other samples
         same["order"] = ORDER
     return Plan(
@@ -205,6 +230,7 @@ def _plan(
         autocast=t.precision == "bf16",
         fingerprint=flat(same),
         accumulate=t.accumulate,
+        shard=t.shard,
     )
 
 

@@ -19,12 +19,12 @@ from torch import nn
 from tracerft.config import FinetuneConfig, read_config
 from tracerft.data.suite import Suite
 from tracerft.distributed import ALONE, World
-from tracerft.errors import RunFolderError, TracerftError
+from tracerft.errors import CheckpointError, RunFolderError, TracerftError
 from tracerft.evaluation.dynamics import drift, teacher_student_gap
 from tracerft.evaluation.examples import save_examples
 from tracerft.evaluation.suite import evaluate_models
-from tracerft.models.weights import num_parameters, save_model
-from tracerft.preparing import Ready, flat
+from tracerft.models.weights import load_model, num_parameters, save_model
+from tracerft.preparing import Ready, flat, prepare
 from tracerft.reports.record import environment, read_record, write_json, write_text
 from tracerft.reports.run import write_run_report
 from tracerft.training.disk import refusals_told
@@ -55,7 +55,9 @@ def execute(
     """
     folder = Path(ready.config.out)
     told = flat({"out": ready.config.out, "guard": asdict(ready.config.guard), "resume": resume})
-    refuse_differences(world, {**ready.plan.fingerprint, **told})
+    refuse_differences(world, {**ready.plan.fingerprint, **told, "train.shard": ready.plan.shard})
+    if ready.plan.shard and world.size > 1:
+        ready.pretrained.to("meta")  # not read before the end, see `_gathered`
     if world.rank > 0:
         return _followed(ready, resume, world)
     with refusals_told(folder), _claimed(folder, ready.config, resume):
@@ -99,11 +101,21 @@ def _executed(ready: Ready, resume: bool, progress: Progress | None, lean: bool,
     try:
         trainer.run()
         ranks = world.everywhere(_noted(ready))  # each read images of its own
-        record = _finished(ready, ranks, lean, started, marks)
+        record = _finished(_gathered(ready) if trainer.split else ready, ranks, lean, started, marks)
         followers.results(record["results"])
     finally:
         followers.close()
     return record
+
+
+def _gathered(ready: Ready) -> Ready:
+    """The same run with whole models, as one process finds it: the start, read again, and the last checkpoint."""
+    config, plan = ready.config, replace(ready.plan, shard=False)
+    again = prepare(config, load_model(config.model, seed=config.train.seed), ready.parts)
+    trainer = Trainer(again.loaded.model, again.method, ready.parts.source, plan, Path(config.out))
+    for problem in trainer.resume():
+        raise CheckpointError(f"what was just saved cannot be read: {problem}; make room, then resume the run")
+    return again
 
 
 def _finished(

@@ -52,11 +52,15 @@ def close(found, expected):
             assert found[name] == pytest.approx(value, rel=1e-6, abs=1e-6), name
 
 
+SPLIT = pytest.mark.parametrize("split", [[], ["--train.shard=true"]], ids=["whole", "split"])
+
+
 @pytest.mark.slow
-def test_two_processes_leave_the_record_of_one(tmp_path):
+@SPLIT
+def test_two_processes_leave_the_record_of_one(split, tmp_path):
     """One table on stdout, the same numbers, the number of ranks in the record."""
     options = [*COMMAND, "--train.steps=10", "--train.lr=1e-4"]
-    out, err = finished(torchrun, *options, f"--out={tmp_path / 'two'}")
+    out, err = finished(torchrun, *options, *split, f"--out={tmp_path / 'two'}")
     expected, _ = finished(single, *options, f"--out={tmp_path / 'one'}")
     assert out == expected
     assert "rank 1" not in err
@@ -100,7 +104,8 @@ def test_a_signal_to_torchrun_saves_the_step_and_the_run_goes_on(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_rank_ends_the_others(tmp_path):
+@SPLIT
+def test_a_killed_rank_ends_the_others(split, tmp_path):
     """Rank 1 dies in a step; rank 0 says in one line what happened, and does not wait."""
     code = """
 import os, signal, tracerft.training.trainer as t
@@ -115,7 +120,14 @@ main()
 """
     (tmp_path / "killed.py").write_text(code)
     done = subprocess.run(
-        [*torchrun[:-2], str(tmp_path / "killed.py"), *COMMAND, "--train.steps=5000", f"--out={tmp_path / 'run'}"],
+        [
+            *torchrun[:-2],
+            str(tmp_path / "killed.py"),
+            *COMMAND,
+            *split,
+            "--train.steps=5000",
+            f"--out={tmp_path / 'run'}",
+        ],
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
@@ -124,6 +136,7 @@ main()
     )
     assert done.returncode != 0
     assert "tracerft: another rank ended or is not reached" in done.stderr
+    assert "Traceback" not in done.stderr.split("tracerft: another rank ended")[0]
     assert "Signal 9 (SIGKILL)" in done.stderr  # torchrun's list, with the rank
     assert not (tmp_path / "run" / "record.json").exists()
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tracerft.distributed import local
 from tracerft.errors import ArgumentError, StateError
 
 
@@ -129,8 +130,9 @@ def matched(module: nn.Module, student: nn.Module, names: Names) -> dict[str, tu
 
 def absorb(pairs: dict[str, tuple[Tensor, Tensor]], names: Names, omega: float) -> None:
     """Move the teacher's tensors by ``omega`` in [0, 1] towards the student's, in place; copy those not averaged."""
-    mine = [pairs[name][0] for name in names.lerped]
-    theirs = [pairs[name][1].to(pairs[name][0]) for name in names.lerped]  # device and dtype
+    # Of what is split over ranks each moves its own part, as both are split alike: nothing is sent.
+    mine = [local(pairs[name][0]) for name in names.lerped]
+    theirs = [local(pairs[name][1]).to(part) for name, part in zip(names.lerped, mine, strict=True)]  # device and dtype
     if mine:
         torch._foreach_lerp_(mine, theirs, omega)
     for name in (*names.copied, *names.loose):

@@ -43,6 +43,10 @@ class Averaged(Contrastive):
         super().start(model, total_steps)
         self.average = self._make_average(unadapted(model), total_steps)
 
+    def copies(self) -> Mapping[str, nn.Module]:
+        """The average too."""
+        return {**super().copies(), "average": self.average.averaged}
+
     def after_step(self, model: nn.Module) -> None:
         """Take the student in."""
         self.average.update(effective(model))
@@ -82,7 +86,7 @@ def _lawa(i: Ingredients) -> Method:
 
 
 def _row(name: str, **fields: Any) -> MethodInfo:
-    return MethodInfo(name=name, family="weight space", cost=COST, copies=1, **fields)
+    return MethodInfo(name=name, family="weight space", cost=COST, copies=1, shards=True, **fields)
 
 
 ROWS = (

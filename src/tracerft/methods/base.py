@@ -116,6 +116,8 @@ class MethodInfo:
         kernel: rule of its averaged model, from its ingredients; ``None`` without one.
         copies: models that it keeps beside the student.
         head: whether a class head is trained on the labels, and the text tower stays.
+        shards: whether it reads weights number by number, so that they may be split over ranks, see
+            `tracerft.training.shards`; it then has ``copies``, the models that it keeps beside the student.
         folded: how the head starts, see `tracerft.models.head.attach_head`.
         trains: whether there are optimiser steps; without, all happens at the start.
         build: ingredients to method; ``None`` for one that does not train, see ``how``.
@@ -134,6 +136,7 @@ class MethodInfo:
     kernel: Callable[[Ingredients], Kernel] | None = None
     copies: int = 0
     head: bool = False
+    shards: bool = False
     folded: bool = True
     trains: bool = True
     build: Build | None = None

@@ -76,5 +76,6 @@ ROWS = (
         copies=1,
         head=True,
         build=_build,
+        shards=True,
     ),
 )

@@ -82,6 +82,7 @@ ROWS = (
         cost="3",
         head=True,
         build=lambda i: CrossEntropy("ce_ft"),
+        shards=True,
     ),
     MethodInfo(
         name="l2_sp",

@@ -110,6 +110,7 @@ ROWS = (
         cost=COST,
         uses=USES,
         build=_direct,
+        shards=True,
     ),
     MethodInfo(
         name="contrastive_l2_sp",
@@ -132,5 +133,6 @@ ROWS = (
         uses=(*USES, "teacher.alpha"),
         copies=1,
         build=_wise_ft,
+        shards=True,
     ),
 )

@@ -59,6 +59,10 @@ class Finetuning:
         """The pretrained model, if a term listens to it."""
         return {} if self._pretrained is None or self.weight == 0 else {"pretrained": self._pretrained}
 
+    def copies(self) -> Mapping[str, nn.Module]:
+        """Models kept beside the student, by name; split over ranks as it is where `MethodInfo.shards` says so."""
+        return {} if self._pretrained is None else {"pretrained": self._pretrained}
+
     def objective(self, student: Embeddings, references: Mapping[str, Embeddings], batch: Batch) -> LossTerms:
         """The loss of one batch."""
         raise NotImplementedError

@@ -50,5 +50,6 @@ ROWS = (
         copies=1,
         head=True,
         build=_build,
+        shards=True,
     ),
 )

@@ -74,5 +74,6 @@ ROWS = (
         uses=("probe",),
         head=True,
         build=_build("lp_ft"),
+        shards=True,
     ),
 )

@@ -52,5 +52,6 @@ ROWS = (
         strength="loss.feature_kd",
         copies=1,
         build=_build,
+        shards=True,
     ),
 )

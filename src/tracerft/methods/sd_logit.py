@@ -45,5 +45,6 @@ ROWS = (
         copies=1,
         head=True,
         build=_build,
+        shards=True,
     ),
 )

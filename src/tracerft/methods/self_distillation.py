@@ -49,6 +49,10 @@ class SelfDistillation(Contrastive):
         """The teacher, unless no term listens to it."""
         return {"teacher": self.teacher.averaged} if self._distils else {}
 
+    def copies(self) -> Mapping[str, nn.Module]:
+        """The teacher too."""
+        return {**super().copies(), "teacher": self.teacher.averaged}
+
     def objective(self, student: Embeddings, references: Mapping[str, Embeddings], batch: Batch) -> LossTerms:
         """The contrastive loss and the distillation terms."""
         terms: LossTerms = self._loss(student, references.get("teacher", student), batch.caption_ids)
@@ -109,6 +113,7 @@ def _row(name: str, kernel: Callable[[Ingredients], Kernel], **fields: Any) -> M
         strength="loss.sd_weight",
         kernel=kernel,
         copies=1,
+        shards=True,
         build=partial(_distil, name, kernel),
         **fields,
     )

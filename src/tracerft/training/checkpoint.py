@@ -8,20 +8,34 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from tracerft.distributed import whole
 from tracerft.errors import CheckpointError
 
 FORMAT = 1
 MANIFEST, STATE = "manifest.json", "state.json"
+TYPES = {  # as safetensors calls them
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.complex64: "C64",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 KEEP = 2  # the newest may be damaged, then the one before it serves
 
 
@@ -120,10 +134,38 @@ def _write_part(path: Path, data: bytes | dict[str, Tensor]) -> str:
     if isinstance(data, bytes):
         path.write_bytes(data)
     else:
-        save_file({name: t.detach().cpu().contiguous().clone() for name, t in data.items()}, path)
+        _write_tensors(path, data)
     with path.open("rb") as file:
         os.fsync(file.fileno())
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """A safetensors file with one tensor in memory at a time, which its own writer cannot: split ones are gathered."""
+    header: dict[str, Any] = {}
+    end = 0
+    for name in _sorted(tensors):
+        tensor = tensors[name]
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # what follows is aligned
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in _sorted(tensors):
+            dense = whole(tensors[name]).detach().cpu().contiguous()
+            file.write(dense.reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _sorted(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names, those of wide numbers first, so that each tensor begins at a multiple of its number's size."""
+    return sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+
+
+def in_order(parts: Mapping[str, Mapping[str, Tensor]]) -> Iterator[Tensor]:
+    """All tensors in the order in which they are written: split ones must be gathered by all ranks in this one."""
+    for tensors in parts.values():
+        yield from (tensors[name] for name in _sorted(tensors))
 
 
 def _sync_folder(folder: Path) -> None:

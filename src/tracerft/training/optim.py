@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from tracerft.distributed import is_split, part_of
 from tracerft.errors import StateError
 
 
@@ -27,13 +28,16 @@ def learning_rate(step: int, *, total_steps: int, peak: float, warmup_steps: int
 
 
 def adamw(model: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW with one group over all that trains: decay also acts on gains, biases and the logit scale.
+    """AdamW with one rule for all that trains: decay also acts on gains, biases and the logit scale.
 
     This is the recipe of the paper and its forerunners (WiSE-FT, FLYP); open_clip's own trainer leaves
     gains and biases out.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=parameters[0].device.type != "mps")
+    # torch takes no list in which some are split over ranks and some are not
+    groups = [[p for p in parameters if is_split(p) == split] for split in (False, True)]
+    fused = parameters[0].device.type != "mps"
+    return torch.optim.AdamW([{"params": g} for g in groups if g], lr=lr, weight_decay=weight_decay, fused=fused)
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -58,4 +62,6 @@ def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, t
             raise StateError(
                 f"the checkpoint's optimiser has {name!r}, which does not train here; resume the run as it was"
             )
-        optimizer.state[parameters[name]][key] = value.to(parameters[name].device)
+        parameter = parameters[name]  # a count of steps has another shape and is whole everywhere
+        mine = part_of(value, parameter) if value.shape == parameter.shape else value
+        optimizer.state[parameter][key] = mine.to(parameter.device)

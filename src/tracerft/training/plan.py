@@ -40,6 +40,7 @@ class Plan:
         autocast: bf16 autocast of the forward passes.
         fingerprint: what must be the same on resume.
         accumulate: chunks K that a batch is embedded in, see `Passes`; the gradient is the whole batch's.
+        shard: whether the ranks hold a part of every model each, see `tracerft.training.shards`.
     """
 
     total_steps: int
@@ -55,3 +56,4 @@ class Plan:
     autocast: bool
     fingerprint: Mapping[str, Any]
     accumulate: int = 1
+    shard: bool = False

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tracerft.distributed import World, gather_rows
+from tracerft.distributed import World, gather_rows, is_split
 from tracerft.errors import StateError
 from tracerft.types import Batch
 
@@ -40,12 +40,14 @@ def whole_batch(batch: Batch, rank: int, sizes: Sequence[int]) -> Batch:
 def sum_gradients(model: nn.Module, world: World) -> None:
     """Add up the parameters' gradients over all ranks; afterwards each rank has the same bits.
 
+    Those that are split over ranks were added up by the backward pass, see `tracerft.training.shards`.
+
     One call a type of number. A parameter without a gradient on every rank stays without, as the optimiser leaves such
     a one alone: zeros would let it decay.
     """
     if world.size == 1:
         return
-    trained = [p for p in model.parameters() if p.requires_grad]
+    trained = [p for p in model.parameters() if p.requires_grad and not is_split(p)]
     used = world.sum_(torch.tensor([int(p.grad is not None) for p in trained])).tolist()
     present = [p for p, count in zip(trained, used, strict=True) if count]
     for dtype in dict.fromkeys(p.dtype for p in present):

@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from tracerft.data.sampling import batch_at, keys
-from tracerft.distributed import ALONE, World
+from tracerft.distributed import ALONE, World, heard_inside, part_of, whole
 from tracerft.errors import CheckpointError, NonFiniteError, StateError
 from tracerft.methods import Method
 from tracerft.training.ahead import Ahead
 from tracerft.training.checkpoint import (
     Checkpoint,
+    in_order,
     join_state,
     newest_checkpoint,
     prune,
@@ -30,6 +32,7 @@ from tracerft.training.gradcache import Passes
 from tracerft.training.optim import adamw, learning_rate, load_optimizer_tensors, optimizer_tensors
 from tracerft.training.plan import Plan, Source
 from tracerft.training.ranks import refuse_differences, sum_gradients
+from tracerft.training.shards import gradient_norm, shard
 from tracerft.training.stopping import stop_requests
 from tracerft.types import Batch
 
@@ -53,6 +56,7 @@ class Trainer:
         progress: told after every step.
         world: the ranks that train together; only the first one writes, measures and tells.
 
+    ``split`` says whether the models are split over the ranks.
     ``follow`` may be set to be told of every line that goes to ``metrics.jsonl``.
     """
 
@@ -74,6 +78,9 @@ class Trainer:
         self.follow: Callable[[int, Mapping[str, float]], None] | None = None
         method.start(model, plan.total_steps)
         world.share_start_(model.state_dict().values())  # a head that was fitted at the start may differ by rounding
+        self.split = plan.shard and world.size > 1
+        if self.split:
+            shard(model, method, plan, world)
         self.optimizer = adamw(model, lr=plan.lr, weight_decay=plan.weight_decay)
         self.step = 0
         # Not a method of this object: through the thread it would keep model and moments until a garbage collection.
@@ -127,7 +134,8 @@ class Trainer:
             sizes=self.world.sizes(plan.batch_size),
         )
         with torch.random.fork_rng(devices=[]):  # dropout and the like: keyed by the step, never left over
-            terms = passes.backward(batch)
+            with heard_inside() if self.split else nullcontext():
+                terms = passes.backward(batch)
             sum_gradients(self.model, self.world)
             penalty = self.method.penalty(self.model)
         logged = {"loss": terms.total.detach(), **terms.parts}
@@ -144,8 +152,7 @@ class Trainer:
 
     def _checked(self, terms: Mapping[str, Tensor], batch: Batch) -> dict[str, float]:
         """All values as numbers, in one transfer from the device."""
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        terms = {**terms, "grad_norm": torch.nn.utils.get_total_norm(gradients)}
+        terms = {**terms, "grad_norm": gradient_norm(self.model, self.world)}
         where = terms["loss"].device
         together = torch.stack([torch.as_tensor(value, device=where).reshape(()) for value in terms.values()])
         values = dict(zip(terms, together.tolist(), strict=True))
@@ -203,17 +210,25 @@ class Trainer:
         """Write a checkpoint of this step; every rank comes back when the first has written it."""
         if self.world.rank == 0:
             self._write()
+        elif self.split:
+            for tensor in in_order(self._parts()[0]):  # the first one writes each as it is gathered
+                whole(tensor)
         self.world.wait()
 
-    def _write(self) -> None:
-        with self._metrics.open("ab") as file:  # the lines that the checkpoint counts on have to outlive it
-            os.fsync(file.fileno())
+    def _parts(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """Tensors to be saved, and the method's plain values."""
         method_tensors, method_plain = split_state(self.method.state_dict())
         parts = {
             "student": dict(self.model.state_dict()),
             "optimizer": optimizer_tensors(self.model, self.optimizer),
             "method": method_tensors,
         }
+        return parts, method_plain
+
+    def _write(self) -> None:
+        with self._metrics.open("ab") as file:  # the lines that the checkpoint counts on have to outlive it
+            os.fsync(file.fileno())
+        parts, method_plain = self._parts()
         state = {
             "fingerprint": dict(self.plan.fingerprint),
             "method": method_plain,
@@ -246,9 +261,14 @@ class Trainer:
         if checkpoint is None:
             return []
         refuse_changes(checkpoint.state["fingerprint"], self.plan.fingerprint)
-        self.model.load_state_dict(checkpoint.parts["student"])
+        mine, _ = self._parts()
+        saved = {
+            part: {name: part_of(value, mine[part].get(name, value)) for name, value in checkpoint.parts[part].items()}
+            for part in ("student", "method")
+        }
+        self.model.load_state_dict(saved["student"])
         load_optimizer_tensors(self.model, self.optimizer, checkpoint.parts["optimizer"])
-        self.method.load_state_dict(join_state(checkpoint.parts["method"], checkpoint.state["method"]))
+        self.method.load_state_dict(join_state(saved["method"], checkpoint.state["method"]))
         self.step = checkpoint.step
         self._truncate_log(checkpoint.state["log_bytes"])
         # A kill may have come before it; beside damaged ones, every other is worth keeping.
