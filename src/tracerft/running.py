@@ -27,6 +27,7 @@ from tracerft.models.weights import load_model, num_parameters, save_model
 from tracerft.preparing import Ready, flat, prepare
 from tracerft.reports.record import environment, read_record, write_json, write_text
 from tracerft.reports.run import write_run_report
+from tracerft.training.checkpoint import newest_checkpoint, restore
 from tracerft.training.disk import refusals_told
 from tracerft.training.lock import held
 from tracerft.training.loggers import Followers
@@ -109,12 +110,14 @@ def _executed(ready: Ready, resume: bool, progress: Progress | None, lean: bool,
 
 
 def _gathered(ready: Ready) -> Ready:
-    """The same run with whole models, as one process finds it: the start, read again, and the last checkpoint."""
-    config, plan = ready.config, replace(ready.plan, shard=False)
+    """The same run with whole models: the start, read again, and the last checkpoint without its moments."""
+    config = ready.config
     again = prepare(config, load_model(config.model, seed=config.train.seed), ready.parts)
-    trainer = Trainer(again.loaded.model, again.method, ready.parts.source, plan, Path(config.out))
-    for problem in trainer.resume():
-        raise CheckpointError(f"what was just saved cannot be read: {problem}; make room, then resume the run")
+    checkpoint, problems = newest_checkpoint(Path(config.out) / "checkpoints")
+    if checkpoint is None or checkpoint.step != ready.plan.total_steps:
+        raise CheckpointError(f"the last step was saved and cannot be read: {'; '.join(problems)}; resume the run")
+    again.method.start(again.loaded.model, ready.plan.total_steps)
+    restore(checkpoint, again.loaded.model, again.method)
     return again
 
 

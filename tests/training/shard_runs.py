@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import nn
 
@@ -16,7 +17,7 @@ from tests.training.ranks import Digits
 from tracerft.distributed import World, is_split, local, whole
 from tracerft.errors import TracerftError
 from tracerft.models.tiny import TinyDualEncoder
-from tracerft.training.shards import gradient_norm, shard
+from tracerft.training.shards import _blocks, gradient_norm, shard
 from tracerft.training.trainer import Trainer
 
 
@@ -114,6 +115,33 @@ def inside(world: World, folder: Path) -> None:
     (folder / f"inside-{world.rank}.json").write_text(json.dumps(found))
 
 
+def traffic(world: World, folder: Path) -> None:
+    """Numbers that a step of TRACER gathers and adds up, in one chunk and in two, by torch's calls for split models."""
+    found, where = {}, folder / "traffic"
+    where.mkdir(exist_ok=True)
+    gather, add = dist.all_gather_single, dist.reduce_scatter_single
+
+    def all_gather_single(output, *rest, **named):
+        found[chunks]["gathered"] += output.numel()
+        return gather(output, *rest, **named)
+
+    def reduce_scatter_single(output, input, **named):
+        found[chunks]["summed"] += input.numel()
+        return add(output=output, input=input, **named)
+
+    dist.all_gather_single, dist.reduce_scatter_single = all_gather_single, reduce_scatter_single
+    for chunks in (1, 2):
+        model = student("tracer").double()
+        blocks = sum(p.numel() for block in _blocks(model) for p in block.parameters())
+        made = plan(STEPS, batch_size=8, accumulate=chunks, shard=True)
+        trainer = Trainer(model, build("tracer"), Digits(), made, where, world=world)
+        found[chunks] = {"gathered": 0, "summed": 0, "blocks": blocks}
+        trainer.model.train()
+        trainer._one_step()
+    dist.all_gather_single, dist.reduce_scatter_single = gather, add
+    (folder / f"traffic-{world.rank}.json").write_text(json.dumps(found))
+
+
 def command(world: World, folder: Path, model: Path, data: Path) -> None:
     """`tracerft.finetune`, split; then by ranks of which one was not told."""
     run = finetune(model, data, folder / "finetuned", train={"batch_size": 15, "shard": True, "probe_every": 0})
@@ -132,4 +160,5 @@ def everything(world: World, folder: Path, names, model: Path, data: Path) -> No
     tied(world, folder, split=True)
     tied(world, folder, split=False)
     inside(world, folder)
+    traffic(world, folder)
     command(world, folder, model, data)

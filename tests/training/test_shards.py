@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.methods.test_contract import student
 from tests.runs import finetune
 from tests.training.rank_runs import STEPS, alone, tensors
 from tests.training.ranks import run_ranks
@@ -104,6 +105,17 @@ def test_norm_is_of_all_parts_and_a_nan_in_one_is_everyones(two):
         assert found["nan"] is True
         assert found["whole"] == ["logit_scale"]
         assert found["small"].startswith("`train.batch_size` must be at least 4 with train.shard, a row for each of 2")
+
+
+def test_traffic_of_a_split_step_is_the_formula_of_the_manual(two):
+    """Blocks B and rest R: (3 B + 5 R) gathered in one chunk, K (4 B + 7 R) in K; B + R added up in each."""
+    whole = sum(p.numel() for p in student("tracer").parameters() if p.ndim)
+    for rank in range(2):
+        for chunks, found in json.loads((two / f"traffic-{rank}.json").read_text()).items():
+            blocks, rest, k = found["blocks"], whole - found["blocks"], int(chunks)
+            gathered = 3 * blocks + 5 * rest if k == 1 else k * (4 * blocks + 7 * rest)
+            assert gathered <= found["gathered"] < 1.01 * gathered  # odd rows are padded
+            assert k * whole <= found["summed"] < 1.01 * k * whole
 
 
 def test_finetune_split_leaves_the_record_of_one_process(two, small_model, digits_folder, tmp_path):

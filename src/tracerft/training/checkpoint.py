@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from tracerft.distributed import whole
+from tracerft.distributed import part_of, whole
 from tracerft.errors import CheckpointError
+from tracerft.methods import Method
 
 FORMAT = 1
 MANIFEST, STATE = "manifest.json", "state.json"
@@ -81,6 +82,17 @@ def join_state(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> dict[
             inner = inner.setdefault(folder, {})
         inner[key] = value
     return dict(state)
+
+
+def restore(checkpoint: Checkpoint, model: nn.Module, method: Method) -> None:
+    """Put a student and what its method keeps back, split as they are here; both are started already."""
+
+    def mine(part: str, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: part_of(value, like.get(name, value)) for name, value in checkpoint.parts[part].items()}
+
+    model.load_state_dict(mine("student", model.state_dict()))
+    tensors = mine("method", split_state(method.state_dict())[0])
+    method.load_state_dict(join_state(tensors, checkpoint.state["method"]))
 
 
 def write_checkpoint(root: Path, checkpoint: Checkpoint, *, keep: int = KEEP) -> Path:

@@ -14,17 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from tracerft.data.sampling import batch_at, keys
-from tracerft.distributed import ALONE, World, heard_inside, part_of, whole
+from tracerft.distributed import ALONE, World, heard_inside, whole
 from tracerft.errors import CheckpointError, NonFiniteError, StateError
 from tracerft.methods import Method
 from tracerft.training.ahead import Ahead
 from tracerft.training.checkpoint import (
     Checkpoint,
     in_order,
-    join_state,
     newest_checkpoint,
     prune,
     remove_half_written,
+    restore,
     split_state,
     write_checkpoint,
 )
@@ -261,14 +261,8 @@ class Trainer:
         if checkpoint is None:
             return []
         refuse_changes(checkpoint.state["fingerprint"], self.plan.fingerprint)
-        mine, _ = self._parts()
-        saved = {
-            part: {name: part_of(value, mine[part].get(name, value)) for name, value in checkpoint.parts[part].items()}
-            for part in ("student", "method")
-        }
-        self.model.load_state_dict(saved["student"])
+        restore(checkpoint, self.model, self.method)
         load_optimizer_tensors(self.model, self.optimizer, checkpoint.parts["optimizer"])
-        self.method.load_state_dict(join_state(saved["method"], checkpoint.state["method"]))
         self.step = checkpoint.step
         self._truncate_log(checkpoint.state["log_bytes"])
         # A kill may have come before it; beside damaged ones, every other is worth keeping.
