@@ -75,7 +75,7 @@ ROWS = (
         strength="loss.context",
         copies=1,
         head=True,
-        build=_build,
         shards=True,
+        build=_build,
     ),
 )

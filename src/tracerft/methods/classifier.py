@@ -81,8 +81,8 @@ ROWS = (
         summary="Image tower and a head that starts as the zero-shot classifier; direct FT of the tables.",
         cost="3",
         head=True,
-        build=lambda i: CrossEntropy("ce_ft"),
         shards=True,
+        build=lambda i: CrossEntropy("ce_ft"),
     ),
     MethodInfo(
         name="l2_sp",

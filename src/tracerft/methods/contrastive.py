@@ -109,8 +109,8 @@ ROWS = (
         summary="Direct contrastive finetuning: the pretraining loss on the new pairs, nothing else.",
         cost=COST,
         uses=USES,
-        build=_direct,
         shards=True,
+        build=_direct,
     ),
     MethodInfo(
         name="contrastive_l2_sp",
@@ -132,7 +132,7 @@ ROWS = (
         cost=COST,
         uses=(*USES, "teacher.alpha"),
         copies=1,
-        build=_wise_ft,
         shards=True,
+        build=_wise_ft,
     ),
 )

@@ -49,7 +49,7 @@ ROWS = (
         strength="loss.ldifs",
         copies=1,
         head=True,
-        build=_build,
         shards=True,
+        build=_build,
     ),
 )

@@ -71,6 +71,7 @@ ROWS = (
         copies=1,
         head=True,
         folded=False,
+        shards=True,
         build=_build,
     ),
 )

@@ -73,7 +73,7 @@ ROWS = (
         cost="3, after one pass of 1",
         uses=("probe",),
         head=True,
-        build=_build("lp_ft"),
         shards=True,
+        build=_build("lp_ft"),
     ),
 )

@@ -51,7 +51,7 @@ ROWS = (
         uses=(*USES, "loss.feature_kd"),
         strength="loss.feature_kd",
         copies=1,
-        build=_build,
         shards=True,
+        build=_build,
     ),
 )

@@ -44,7 +44,7 @@ ROWS = (
         strength="loss.logit_kd",
         copies=1,
         head=True,
-        build=_build,
         shards=True,
+        build=_build,
     ),
 )
