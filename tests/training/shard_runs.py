@@ -14,9 +14,10 @@ from tests.methods.test_contract import build, student
 from tests.runs import finetune
 from tests.training.rank_runs import STEPS, tensors, trained
 from tests.training.ranks import Digits
-from tracerft.distributed import World, is_split, local, whole
+from tracerft.distributed import World
 from tracerft.errors import TracerftError
 from tracerft.models.tiny import TinyDualEncoder
+from tracerft.split import is_split, local, whole
 from tracerft.training.shards import _blocks, gradient_norm, shard
 from tracerft.training.trainer import Trainer
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tracerft.distributed import local
 from tracerft.errors import ArgumentError, StateError
+from tracerft.split import local
 
 
 @dataclass(frozen=True)

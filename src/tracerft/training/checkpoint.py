@@ -18,9 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tracerft.distributed import part_of, whole
 from tracerft.errors import CheckpointError
 from tracerft.methods import Method
+from tracerft.split import part_of, whole
 
 FORMAT = 1
 MANIFEST, STATE = "manifest.json", "state.json"

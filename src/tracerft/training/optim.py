@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from tracerft.distributed import is_split, part_of
 from tracerft.errors import StateError
+from tracerft.split import is_split, part_of
 
 
 def learning_rate(step: int, *, total_steps: int, peak: float, warmup_steps: int) -> float:

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from tracerft.distributed import World, gather_rows, is_split
+from tracerft.distributed import World, gather_rows
 from tracerft.errors import StateError
+from tracerft.split import is_split
 from tracerft.types import Batch
 
 PIXELS = ("images", "tokens")  # of a row; what models read stays on the row's rank

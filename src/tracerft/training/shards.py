@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tracerft.distributed import World, is_split, local
+from tracerft.distributed import World
 from tracerft.errors import ArgumentError
 from tracerft.methods import Method
 from tracerft.models.head import class_head
+from tracerft.split import is_split, local
 from tracerft.training.plan import Plan
 
 

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from tracerft.data.sampling import batch_at, keys
-from tracerft.distributed import ALONE, World, heard_inside, whole
+from tracerft.distributed import ALONE, World, heard_inside
 from tracerft.errors import CheckpointError, NonFiniteError, StateError
 from tracerft.methods import Method
+from tracerft.split import whole
 from tracerft.training.ahead import Ahead
 from tracerft.training.checkpoint import (
     Checkpoint,
