@@ -51,9 +51,8 @@ def resumed(world: World, folder: Path) -> None:
     trained(world, "tracer", folder / "to-one", steps=2, shard=True)
 
 
-def on_four(world: World, folder: Path, names) -> None:
-    """Whole runs, and the one that two ranks have left."""
-    runs(world, folder / "four", names)
+def on_four(world: World, folder: Path) -> None:
+    """On from the checkpoint that two ranks have left."""
     trainer = trained(world, "tracer", folder / "to-four", resume=True, shard=True)
     save_file(gathered(trainer), folder / f"to-four-{world.rank}.safetensors")
 

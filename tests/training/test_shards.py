@@ -66,11 +66,12 @@ def test_so_it_is_for_all_other_methods_that_can_be_split(name, others, tmp_path
 
 @pytest.mark.slow
 def test_four_ranks_and_a_checkpoint_of_two(tmp_path):
-    """Uneven parts: 7 rows on four ranks take no chunks."""
-    run_ranks(resumed, 2, tmp_path)
-    (tmp_path / "to-one").rename(tmp_path / "to-four")
-    run_ranks(on_four, 4, tmp_path, [])
-    same(load_file(tmp_path / "to-four-3.safetensors"), tensors(alone("tracer", tmp_path / "whole")))
+    """Uneven parts, and 2 + 2 + 2 + 1 rows."""
+    run_ranks(resumed, 2, tmp_path / "two")
+    (tmp_path / "four").mkdir()
+    (tmp_path / "two" / "to-one").rename(tmp_path / "four" / "to-four")
+    run_ranks(on_four, 4, tmp_path / "four")
+    same(load_file(tmp_path / "four" / "to-four-3.safetensors"), tensors(alone("tracer", tmp_path / "whole")))
 
 
 def test_checkpoints_go_on_whole_or_split(two, tmp_path):
