@@ -88,6 +88,7 @@ class TrainConfig:
         seed: of data order, augmentation and initial weights.
         device: auto, cpu, cuda, mps.
         precision: fp32, or bf16 for bf16 autocast.
+        compile: compile the towers by torch.compile: the same steps up to rounding, after a minute or so.
         log_every: steps between lines of metrics.jsonl.
         checkpoint_every: steps between checkpoints; 0 keeps only the last step's.
         probe_every: steps between measurements of the teacher-student gap; 0 is never.
@@ -104,6 +105,7 @@ class TrainConfig:
     seed: int = 0
     device: str = "auto"
     precision: str = "fp32"
+    compile: bool = False
     log_every: int = 10
     checkpoint_every: int = 500
     probe_every: int = 0
@@ -286,6 +288,13 @@ def check(config: FinetuneConfig) -> None:
         ("train.warmup_steps", t.warmup_steps, t.warmup_steps is None or t.warmup_steps >= 0, "at least 0"),
         ("train.seed", t.seed, 0 <= t.seed < 2**63, "between 0 and 2^63 - 1"),
         ("train.precision", t.precision, t.precision in ("fp32", "bf16"), "fp32 or bf16"),
+        (
+            "train.compile",
+            "true",
+            not (t.compile and config.lora.rank),
+            "false with lora.rank; adapters do not compile",
+        ),
+        ("train.compile", "true", not (t.compile and t.shard), "false with train.shard; they were not tried together"),
         ("train.log_every", t.log_every, t.log_every >= 1, "at least 1"),
         ("train.checkpoint_every", t.checkpoint_every, t.checkpoint_every >= 0, "at least 0"),
         ("train.probe_every", t.probe_every, t.probe_every >= 0, "at least 0"),

@@ -216,6 +216,8 @@ def _plan(
     del same["train"]["shard"]  # where numbers lie, not which
     if len(parts.source) > LISTED:  # a run of a version that listed it would go on with other samples
         same["order"] = ORDER
+    if not t.compile:
+        del same["train"]["compile"]  # checkpoints from before the option had none
     return Plan(
         total_steps=total,
         batch_size=t.batch_size,
@@ -229,6 +231,7 @@ def _plan(
         device=device,
         autocast=t.precision == "bf16",
         fingerprint=flat(same),
+        compile=t.compile,
         accumulate=t.accumulate,
         shard=t.shard,
     )

@@ -39,6 +39,7 @@ class Plan:
         device: where the model is.
         autocast: bf16 autocast of the forward passes.
         fingerprint: what must be the same on resume.
+        compile: compile the towers of the student and of what it is compared with.
         accumulate: chunks K that a batch is embedded in, see `Passes`; the gradient is the whole batch's.
         shard: whether the ranks hold a part of every model each, see `tracerft.training.shards`.
     """
@@ -55,5 +56,6 @@ class Plan:
     device: torch.device
     autocast: bool
     fingerprint: Mapping[str, Any]
+    compile: bool = False
     accumulate: int = 1
     shard: bool = False

@@ -29,6 +29,7 @@ from tracerft.training.checkpoint import (
     split_state,
     write_checkpoint,
 )
+from tracerft.training.compiled import compile_run
 from tracerft.training.gradcache import Passes
 from tracerft.training.optim import adamw, learning_rate, load_optimizer_tensors, optimizer_tensors
 from tracerft.training.plan import Plan, Source
@@ -78,6 +79,8 @@ class Trainer:
         self.probe, self.progress = probe, progress
         self.follow: Callable[[int, Mapping[str, float]], None] | None = None
         method.start(model, plan.total_steps)
+        if plan.compile:
+            compile_run(model, method)
         world.share_start_(model.state_dict().values())  # a head that was fitted at the start may differ by rounding
         self.split = plan.shard and world.size > 1
         if self.split:
