@@ -37,6 +37,19 @@ def test_a_benchmark_runs_and_writes_its_file(name, monkeypatch, tmp_path, capsy
     assert all(side in capsys.readouterr().out for side in [max(sides)])
 
 
+def test_the_large_loss_is_compared_with_its_distinct_pairs(monkeypatch, tmp_path):
+    """Eight times the same pairs, value and gradients as float64 has them; the reference needs no eight."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    out = tmp_path / "out.json"
+    monkeypatch.setattr(
+        sys, "argv", ["large_loss", "--pairs", "64", "--copies", "8", "--width", "16", "--out", str(out)]
+    )
+    runpy.run_path(str(ROOT / "benchmarks" / "large_loss.py"), run_name="__main__")
+    error = json.loads(out.read_text())["relative_error"]
+    assert set(error) == {"total", "scale", "image", "text"}
+    assert all(value < 1e-5 for value in error.values())
+
+
 def test_the_memory_count_knows_what_lives_at_once(monkeypatch):
     """Two tensors of 1 MiB, the first freed before a third: 2 MiB, by hand."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
