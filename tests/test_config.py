@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from tracerft.config import FinetuneConfig, LossConfig, TeacherConfig, TrainConfig, check, unused_options
+from tracerft.config import FinetuneConfig, LossConfig, TeacherConfig, TrainConfig
+from tracerft.config_rules import check, unused_options
 from tracerft.errors import ArgumentError
 
 BASE = FinetuneConfig(model="m", data="d", out="o")

@@ -13,7 +13,8 @@ from tests import image_runs
 from tests.runs import Cut, contents, cut_at, finetune
 from tracerft.api import make_ready
 from tracerft.averaging import interpolate
-from tracerft.config import FinetuneConfig, GuardConfig, check
+from tracerft.config import FinetuneConfig, GuardConfig
+from tracerft.config_rules import check
 from tracerft.data.suite import digit_suite
 from tracerft.errors import ArgumentError
 from tracerft.guarding import Guard

@@ -15,9 +15,9 @@ from tracerft.config import (
     LossConfig,
     TeacherConfig,
     TrainConfig,
-    check,
     group,
 )
+from tracerft.config_rules import check
 from tracerft.distributed import joined
 from tracerft.errors import ArgumentError
 from tracerft.evaluating import Evaluation as Evaluation

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from tracerft.averaging import beta_kernel
-from tracerft.config import FinetuneConfig, GuardConfig, unused_options
+from tracerft.config import FinetuneConfig, GuardConfig
+from tracerft.config_rules import unused_options
 from tracerft.data.sampling import LISTED, ORDER, steps_per_epoch
 from tracerft.errors import ArgumentError, one_of
 from tracerft.evaluation.suite import Predictor

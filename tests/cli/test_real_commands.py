@@ -15,7 +15,8 @@ from tracerft.cli.evaluate import ALL_SHIFTS, differences
 from tracerft.cli.finetune import build_parser, presets, read_options
 from tracerft.cli.main import run
 from tracerft.cli.options import described
-from tracerft.config import GROUPS, FinetuneConfig, LossConfig, TrainConfig, check
+from tracerft.config import GROUPS, FinetuneConfig, LossConfig, TrainConfig
+from tracerft.config_rules import check
 from tracerft.describe import teacher_share
 from tracerft.errors import ArgumentError
 from tracerft.evaluation.resampling import Answers

@@ -10,7 +10,8 @@ from safetensors.torch import save
 
 from tests.data.pictures import encoded, picture, put, tar
 from tracerft.cli.finetune import read_options
-from tracerft.config import check, read_config
+from tracerft.config import read_config
+from tracerft.config_rules import check
 from tracerft.data.images import decode
 from tracerft.data.manifest import read_manifest
 from tracerft.data.suite_file import read_suite_file

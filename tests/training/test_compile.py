@@ -12,7 +12,7 @@ from tests.image_runs import config, finetune, make_data
 from tests.models.small import folder
 from tests.runs import Cut, contents, cut_at
 from tracerft import load_model
-from tracerft.config import check
+from tracerft.config_rules import check
 from tracerft.errors import ArgumentError, StateError
 from tracerft.models import compiling
 from tracerft.models.tiny import TinyDualEncoder
