@@ -18,7 +18,7 @@ from timing import report
 from torch import Tensor
 
 from tracerft.losses import TracerLoss
-from tracerft.losses.tiled import BLOCK
+from tracerft.losses.tiled import LARGE, rows_of_tile
 from tracerft.types import Embeddings
 
 WEIGHT = 0.9  # of each of the four terms of distillation
@@ -71,26 +71,32 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    copies, tile = options.copies, max(1, BLOCK // options.pairs)
+    copies, tile = options.copies, rows_of_tile(options.pairs)
     distinct = [pairs(options.pairs // copies, options.width, seed, learns=seed == 0) for seed in (0, 1)]
     student, teacher = (repeated(e, copies, learns=number == 0) for number, e in enumerate(distinct))
     reference, other = in_float64(distinct[0]), in_float64(distinct[1])
     expected = exact(reference, other, copies)
     expected.backward()
-    start, before = time.process_time(), resident_mib()
-    total = TracerLoss(sd_weight=WEIGHT, tile=tile)(student, teacher).total
-    total.backward()
-    taken, memory = {"tiled": [time.process_time() - start]}, resident_mib() - before
-    error = {"total": largest(total.detach(), expected.detach())}
-    error["scale"] = largest(student.scale.grad, reference.scale.grad)
-    for name in ("image", "text"):
-        row = getattr(reference, name).grad / copies  # all copies of a row have the same gradient
-        error[name] = largest(getattr(student, name).grad, row.repeat(copies, 1))
+    sides = {"tiled": TracerLoss(sd_weight=WEIGHT, tile=tile)}
+    if options.pairs <= LARGE:  # what float32 itself is off by
+        sides["whole blocks"] = TracerLoss(sd_weight=WEIGHT)
+    taken, memory, error = dict[str, list[float]](), dict[str, float](), dict[str, dict[str, float]]()
+    for name, criterion in sides.items():
+        start, before = time.process_time(), resident_mib()
+        total = criterion(student, teacher).total
+        total.backward()
+        taken[name], memory[name] = [time.process_time() - start], resident_mib() - before
+        error[name] = {"total": largest(total.detach(), expected.detach())}
+        error[name]["scale"] = largest(student.scale.grad, reference.scale.grad)
+        for tower in ("image", "text"):
+            row = getattr(reference, tower).grad / copies  # all copies of a row have the same gradient
+            error[name][tower] = largest(getattr(student, tower).grad, row.repeat(copies, 1))
+        student.image.grad = student.text.grad = student.scale.grad = None
     settings = {"pairs": options.pairs, "copies": copies, "width": options.width, "tile": tile}
     report("large_loss", taken, [], options.out, settings=settings, added_resident_mib=memory, relative_error=error)
-    for name, value in error.items():
-        print(f"{name:24s} {value:10.1e} off float64, relative to the largest value")
-    print(f"{memory:.1f} MiB more in memory than before")
+    for name, found in error.items():
+        print(f"{name}: {memory[name]:.1f} MiB more in memory than before; off float64, relative to the largest value:")
+        print(", ".join(f"{what} {value:.1e}" for what, value in found.items()))
 
 
 if __name__ == "__main__":

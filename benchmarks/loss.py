@@ -22,7 +22,7 @@ from tracerft.losses import (
     feature_distillation,
     interactive_contrastive_loss,
 )
-from tracerft.losses.tiled import BLOCK
+from tracerft.losses.tiled import rows_of_tile
 from tracerft.types import Embeddings
 
 Side = Callable[[], None]
@@ -46,7 +46,7 @@ def five_functions(student: Embeddings, teacher: Embeddings) -> Tensor:
 def sides(num: int, width: int) -> dict[str, Side]:
     """Forward and backward of each."""
     student, teacher = pairs(num, width, 0, learns=True), pairs(num, width, 1, learns=False)
-    tiled, shared, theirs = TracerLoss(tile=max(1, BLOCK // num)), TracerLoss(), open_clip.ClipLoss()
+    tiled, shared, theirs = TracerLoss(tile=rows_of_tile(num)), TracerLoss(), open_clip.ClipLoss()
 
     def call(loss: Callable[[], Tensor]) -> Side:
         def run() -> None:

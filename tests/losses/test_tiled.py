@@ -10,7 +10,7 @@ from tests.losses.pairs import LABELS, random_pairs
 from tests.reference import losses as reference
 from tracerft.errors import ArgumentError, ShapeError
 from tracerft.losses import TracerLoss, pair_loss, tiled, tracer
-from tracerft.losses.tiled import tiled_loss
+from tracerft.losses.tiled import rows_of_tile, tiled_loss
 from tracerft.types import Embeddings
 
 TARGETS = ["diagonal", "multi_positive", "masked"]
@@ -123,7 +123,7 @@ def test_the_plain_contrastive_loss_is_tiled_above_the_limit_too(targets):
     pairs = [random_pairs(0, num=7) for _ in range(2)]
     labels = torch.tensor([0, 1, 1, 2, 3, 3, 3])
     whole = pair_loss(pairs[0], targets, labels)
-    with mock.patch.object(tiled, "LARGE", 6), mock.patch.object(tiled, "BLOCK", 14), Seen() as seen:
+    with mock.patch.multiple(tiled, LARGE=6, BLOCK=14, LEAST=1), Seen() as seen:
         by_tiles = pair_loss(pairs[1], targets, labels)
     assert {rows for rows, _ in seen.products} == {1, 2}
     torch.testing.assert_close(by_tiles, whole, rtol=1e-12, atol=1e-12)
@@ -184,3 +184,8 @@ def test_misuse_is_explained():
     with pytest.raises(ArgumentError, match="`student` must have a bias"):
         TracerLoss(tile=2)(student, random_pairs(1, bias=0.0))
     assert repr(TracerLoss(tile=2)).endswith("targets='diagonal', tile=2)")
+
+
+def test_a_tile_is_a_million_elements_or_128_rows():
+    """Whichever is more."""
+    assert [rows_of_tile(num) for num in (1024, 4096, 8192, 32768)] == [1024, 256, 128, 128]

@@ -131,7 +131,7 @@ def gradients(world: World, folder: Path, splits, types=tuple(TYPES), chunks=1, 
 
 def shared_out(world: World, folder: Path, splits) -> None:
     """The same in float64 with the loss of large batches, whose tiles, of two rows here, the ranks share out."""
-    with mock.patch.object(tiled, "LARGE", 1), mock.patch.object(tiled, "BLOCK", 2 * SIZE):
+    with mock.patch.object(tiled, "LARGE", 1), mock.patch.multiple(tiled, BLOCK=2 * SIZE, LEAST=1):
         gradients(world, folder, splits, ["float64"], name="shared-out")
         own_loop(world, folder, "own-loop-shared-out")
 

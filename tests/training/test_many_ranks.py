@@ -94,7 +94,7 @@ def test_loss_and_gradients_on_64_ranks_are_those_of_one_process(large, losses):
     """All terms, and all sixteen combinations; uneven and empty ranks: 1e-12 of the largest gradient, the same bits."""
     batch = Digits(size=sum(SIZES)).batch(np.arange(sum(SIZES)), 0)
     expected, started = [by_one(number, batch) for number in losses], [apart(number) for number in losses]
-    with mock.patch.object(tiled, "LARGE", large), mock.patch.object(tiled, "BLOCK", sum(SIZES)):
+    with mock.patch.object(tiled, "LARGE", large), mock.patch.multiple(tiled, BLOCK=sum(SIZES), LEAST=1):
         first, *others = on_threads(partial(by_many, started, batch), RANKS)
     for other in others:
         assert all(

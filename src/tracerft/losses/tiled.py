@@ -29,6 +29,7 @@ from tracerft.types import Embeddings, LossTerms
 HALVES = {"contrastive": 0.5, "fd": 1.0, "crd": 1.0, "icl": 0.5, "cross_kd": 0.5}
 LARGE = 4096  # pairs from which on (N, N) blocks, several of 64 MiB each in float32, are not kept
 BLOCK = 2**20  # elements of a block when the tile is chosen here: 4 MiB in float32
+LEAST = 128  # rows then: a key's gradient is summed tile by tile, and float32 shows it where the tiles are many
 
 
 def tiled_loss(
@@ -49,7 +50,7 @@ def tiled_loss(
         weights: finite coefficients; a term without one, or with 0, is not computed.
         targets: ``diagonal``, ``multi_positive`` or ``masked``, see `contrastive_loss`.
         labels: ``(N,)`` integer caption ids; needed by the last two targets.
-        tile: rows R of a tile, >= 1; by default so many that a block has about a million elements.
+        tile: rows R of a tile, >= 1; `rows_of_tile` by default.
 
     Returns:
         ``total`` ``()`` with gradient, float32 (float64 if any input is); ``parts`` each term before its weight.
@@ -74,9 +75,14 @@ def tiled_loss(
     other = Embeddings(their_image, their_text, their_scale)
     active = {name: float(weights[name]) for name in HALVES if weights.get(name, 0.0) != 0.0}
     world = ranks_here() if student.gathered and teacher.gathered else ALONE
-    tiles = _Tiles(other, active, targets, ids, tile or max(1, BLOCK // num), torch.is_grad_enabled(), world)
+    tiles = _Tiles(other, active, targets, ids, tile or rows_of_tile(num), torch.is_grad_enabled(), world)
     total, parts = _Total.apply(image, text, scale.reshape(()), tiles)
     return LossTerms(total, dict(zip(active, parts.unbind(), strict=True)))
+
+
+def rows_of_tile(num: int) -> int:
+    """So many rows that a block of ``num`` columns has about a million elements, and at least `LEAST`."""
+    return max(LEAST, BLOCK // num)
 
 
 def is_large(pairs: Embeddings) -> bool:
