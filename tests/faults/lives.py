@@ -19,7 +19,7 @@ class Sample:
 
     Args:
         seconds: since the process was started.
-        mib: resident memory.
+        mib: resident memory of its own, without mapped files.
         handles: open files, pipes and sockets.
         log: bytes of the log it writes, which tell when it trains.
     """
@@ -118,6 +118,7 @@ def _look(pid: int, log: Path, seconds: float) -> list[Sample]:
         handles = len(os.listdir(f"/proc/{pid}/fd"))
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return []
-    resident = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:")]
+    # Not VmRSS: pages of mapped files come and go with what else the machine runs.
+    resident = [int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon:")]
     size = log.stat().st_size if log.exists() else 0
     return [Sample(seconds, kib / 1024, handles, size) for kib in resident]
