@@ -57,9 +57,9 @@ def _end(report: Mapping[str, Any]) -> list[str]:
     return [
         "![resident memory of the unbroken run](memory.svg)",
         "",
-        "Memory is RssAnon, the median over a quarter; handles are the entries of /proc/PID/fd, the fewest in a "
-        f"quarter. A process passes whose memory grows by no more than {100 * GROWTH:g} % and whose handles do not grow."
-        + "".join(told),
+        "Memory is RssAnon, the median over a quarter; handles are the entries of /proc/PID/fd, the fewest in "
+        f"a quarter. A process passes whose memory grows by no more than {100 * GROWTH:g} % and whose handles do not "
+        "grow." + "".join(told),
     ]
 
 
