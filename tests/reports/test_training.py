@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.reports.example import record, scores, write_run
+from tests.reports.test_guard import entry
 from tests.reports.test_html import Reader
 from tracerft.errors import DataError
 from tracerft.reports.run import write_run_report
@@ -49,6 +50,15 @@ def test_drift_is_listed_for_every_layer_and_drawn_over_blocks(tmp_path):
     figure = said.rpartition("Drift of every layer")[0].rpartition("Learning curves")[2]
     assert "student: visual.blocks" in figure
     assert "student: text.blocks" not in figure
+
+
+def test_the_figures_of_a_guarded_run_share_no_id(tmp_path):
+    """Two fronts stand on one page: of the results, and of what the guard chose from."""
+    folder = written(tmp_path / "run", guard=json.loads(json.dumps(entry(None, 0.7))))
+    read = Reader(write_run_report(folder).read_text(encoding="utf-8"))
+    assert len(read.all("svg")) == 3
+    ids = [of["id"] for _, of in read.tags if "id" in of]
+    assert len(ids) == len(set(ids))
 
 
 def test_the_trade_off_is_that_of_one_evaluation(tmp_path):

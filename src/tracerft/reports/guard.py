@@ -6,9 +6,9 @@ from statistics import fmean
 from typing import Any
 
 from tracerft.reports import figures
-from tracerft.reports.blocks import Cell, Column, Figure, Section, Table, Text
-from tracerft.reports.svg import inline_text
+from tracerft.reports.blocks import Cell, Column, Section, Table, Text
 from tracerft.reports.tables import number
+from tracerft.reports.trade_off import drawn
 
 PRETRAINED = "pretrained"
 
@@ -55,8 +55,7 @@ def _drawn(guard: Mapping[str, Any]) -> list[Section]:
         "Lines run from the pretrained model over interpolated weights to each model of the run; a star is the "
         "proposed point. Measured on the images that it was chosen on."
     )
-    title = "Held-out against guard sets"
-    return [Figure(title, inline_text(svg, "front-", f"the figure {title!r}"), caption, f"{title}. {caption}")]
+    return [drawn("Held-out against guard sets", svg, "guard-", caption)]
 
 
 def _exchange(guard: Mapping[str, Any]) -> Table:
