@@ -19,10 +19,10 @@ from step import SIZE, model
 from timing import interleaved, report
 from torch import Tensor, nn
 
-from tracerft.averaging import interpolate
 from tracerft.data import loading
 from tracerft.data.prompts import read_templates
 from tracerft.data.suite import Split, read_suite
+from tracerft.evaluating import wise_path
 from tracerft.evaluation.suite import evaluate_models
 from tracerft.models.open_clip import ShortTextCLIP, accept_short_text
 from tracerft.types import ImageSpec
@@ -52,8 +52,7 @@ def swept(width: int, layers: int, points: int) -> dict[str, nn.Module]:
         state = {k: v + 0.01 * torch.randn(v.shape, generator=generator) for k, v in start.state_dict().items()}
         models[name] = accept_short_text(model(width, layers)).eval()
         models[name].load_state_dict(state)
-    alphas = [i / (points - 1) for i in range(1, points - 1)]
-    return models | {f"student-wise-{alpha:.2f}": interpolate(start, models["student"], alpha) for alpha in alphas}
+    return models | wise_path("student", start, models["student"], points)
 
 
 class Ready:

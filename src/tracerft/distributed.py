@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -43,11 +43,16 @@ class World:
         """How many consecutive rows of a batch each rank has: they differ by one at most, the first ones have more."""
         return [rows // self.size + (rank < rows % self.size) for rank in range(self.size)]
 
-    def share(self, rows: int) -> slice:
-        """This rank's rows; of a rank without any the first row, to know what one looks like."""
+    def part(self, rows: int) -> slice:
+        """This rank's rows; empty where there are fewer rows than ranks."""
         sizes = self.sizes(rows)
         start = sum(sizes[: self.rank])
-        return slice(start, start + sizes[self.rank]) if sizes[self.rank] else slice(0, 1)
+        return slice(start, start + sizes[self.rank])
+
+    def share(self, rows: int) -> slice:
+        """The same, but of a rank without any the first row, to know what one looks like."""
+        mine = self.part(rows)
+        return mine if mine.stop > mine.start else slice(0, 1)
 
     def sum_(self, tensor: Tensor) -> Tensor:
         """Add up a tensor over all ranks, in place."""
@@ -181,10 +186,10 @@ def joined(device: str) -> Iterator[World]:
 
 
 def _world() -> World:
-    size = dist.get_world_size()
+    here = ranks_here()
     with _heard():
-        patient = dist.new_group(backend="gloo", timeout=PATIENCE) if size > 1 else None
-    return World(dist.get_rank(), size, patient)
+        patient = dist.new_group(backend="gloo", timeout=PATIENCE) if here.size > 1 else None
+    return replace(here, patient=patient)
 
 
 def _backend(device: str) -> str:

@@ -62,11 +62,9 @@ def _by_point(done: list[dict[str, Any]]) -> dict[str, int]:
     """Kills, several of one run counted each."""
     points: dict[str, int] = {}
     for kill in done:
-        name = (
-            kill["point"]
-            if kill["point"] == "random" or "rank" not in kill
-            else f"rank {kill['rank']}: {kill['point']}"
-        )
+        name = kill["point"]
+        if "rank" in kill and name != "random":
+            name = f"rank {kill['rank']}: {name}"
         points[name] = points.get(name, 0) + kill.get("kills", int(kill["killed"]))
     return points
 

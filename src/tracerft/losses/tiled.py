@@ -180,10 +180,9 @@ class _Tiles:
 
     def run(self, image: Tensor, text: Tensor, scale: Tensor, differentiate: bool) -> tuple[Tensor, list[Tensor]]:
         """The parts ``(terms,)``, and the total's derivatives by image, text and scale (none if not asked for)."""
-        num, sizes = len(image), self.world.sizes(len(image))
-        first = sum(sizes[: self.world.rank])
-        end = first + sizes[self.world.rank]
-        tiles = 2 * -(-(end - first) // self.rows)
+        num, mine = len(image), self.world.part(len(image))
+        starts = range(mine.start, mine.stop, self.rows)
+        tiles = 2 * len(starts)  # both directions
         self.sums = {name: _Numbers(image.new_zeros(tiles)) for name in self.weights}
         self.scale, self.of_scale = scale, _Numbers(image.new_zeros(2 * tiles))
         self.share = {name: HALVES[name] / num for name in self.weights}
@@ -195,8 +194,8 @@ class _Tiles:
             _Direction(image, text, theirs.image, theirs.text, there),
             _Direction(text, image, theirs.text, theirs.image, back),
         ):
-            for start in range(first, end, self.rows):
-                self._tile(direction, slice(start, min(start + self.rows, end)))
+            for start in starts:
+                self._tile(direction, slice(start, min(start + self.rows, mine.stop)))
         parts = [self.share[name] * each.sum() for name, each in self.sums.items()]
         numbers = self.world.sum_(torch.stack([*parts, self.of_scale.sum()]))
         if by_rows is None:

@@ -74,24 +74,24 @@ def _drift(moved: Mapping[str, Mapping[str, float]]) -> list[Section]:
 
 
 def _drift_lines(moved: Mapping[str, Mapping[str, float]], layers: Sequence[str]) -> list[Figure]:
+    chains: dict[str, list[int]] = {}
+    for layer in layers:
+        chain, _, last = layer.rpartition(".")
+        if last.isdecimal():
+            chains.setdefault(chain, []).append(int(last))
     lines = []
-    for chain in dict.fromkeys(layer.rpartition(".")[0] for layer in layers if layer.rpartition(".")[2].isdecimal()):
+    for chain, blocks in chains.items():
         for model, of in moved.items():
-            numbers = [int(layer.rpartition(".")[2]) for layer in of if _in_chain(layer, chain)]
-            if len(numbers) > 1 and any(of[f"{chain}.{n}"] for n in numbers):
-                values = [100 * of[f"{chain}.{n}"] for n in numbers]
-                lines.append({"label": f"{model}: {chain}", "x": numbers, "y": values})
+            points = [(n, 100 * of[f"{chain}.{n}"]) for n in blocks if f"{chain}.{n}" in of]
+            if len(points) > 1 and any(y for _, y in points):
+                xs, ys = zip(*points, strict=True)
+                lines.append({"label": f"{model}: {chain}", "x": list(xs), "y": list(ys)})
     if not lines:
         return []
     caption = (
         "How far the weights of each block are from the pretrained ones, |W - W0| / |W0|; frozen towers are left out."
     )
     return [drawn("Drift per layer", figures.curves(lines, x_label="block", y_label="%"), "drift-", caption)]
-
-
-def _in_chain(layer: str, chain: str) -> bool:
-    head, _, last = layer.rpartition(".")
-    return head == chain and last.isdecimal()
 
 
 def _percent(value: float | None) -> Cell:
