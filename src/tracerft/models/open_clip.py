@@ -1,7 +1,7 @@
 """Models of open_clip: by architecture and weights, or from a folder in its local-dir schema.
 
 They have the surface of `DualEncoder` already. Two of their classes are exchanged for ones that also take token
-batches shorter than the context, so that captions need not be padded to 77.
+batches shorter than the context, so that captions need not be padded to 77, and captions packed by their prefixes.
 """
 
 import copy
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from tracerft.errors import ArgumentError, DataError, MissingExtraError, did_you_mean
 from tracerft.models.encoder import LazyTokenizer, LoadedModel, Origin, check_tokenizer_files
+from tracerft.models.prefixes import Packed
 from tracerft.models.quiet import quiet
 from tracerft.types import ImageSpec
 
@@ -29,25 +30,52 @@ OFFLINE = f"without a network, put {CONFIG} and {WEIGHTS} into a folder and pass
 class ShortTextCLIP(open_clip.CLIP):  # type: ignore[misc]
     """`open_clip.CLIP` whose text tower takes any length up to its context; the same numbers at full length."""
 
-    def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
+    takes_packed = True
+
+    def encode_text(self, text: Tensor | Packed, normalize: bool = False) -> Tensor:
         """``(N, L)`` token ids to ``(N, D)``, unit-norm on request."""
+        x = _encode_packed(self, text) if isinstance(text, Packed) else self._encode_short(text)
+        return F.normalize(x, dim=-1) if normalize else x
+
+    def _encode_short(self, text: Tensor) -> Tensor:
         length, dtype = text.shape[1], self.transformer.get_cast_dtype()
         x = self.token_embedding(text).to(dtype) + self.positional_embedding[:length].to(dtype)
         mask = None if self.attn_mask is None else self.attn_mask[:length, :length]
         x = self.ln_final(self.transformer(x, attn_mask=mask))
-        x = text_global_pool(x, text, self.text_pool_type, eos_token_id=self.text_eos_id)
-        if self.text_projection is not None:
-            linear = isinstance(self.text_projection, nn.Linear)
-            x = self.text_projection(x) if linear else x @ self.text_projection
-        return F.normalize(x, dim=-1) if normalize else x
+        return _project(self, text_global_pool(x, text, self.text_pool_type, eos_token_id=self.text_eos_id))
 
 
 class ShortTextTransformer(TextTransformer):  # type: ignore[misc]
     """open_clip's text tower of custom-text models, likewise."""
 
+    takes_packed = True
+
+    def forward(self, text: Tensor | Packed) -> Any:
+        """``(N, L)`` token ids to ``(N, D)``."""
+        return _encode_packed(self, text) if isinstance(text, Packed) else super().forward(text)
+
     def _embeds(self, text: Tensor) -> tuple[Tensor, Tensor | None]:
         x, mask = super()._embeds(text)
         return x, mask[: x.shape[1], : x.shape[1]] if mask is not None and mask.ndim == 2 else mask
+
+
+def _encode_packed(tower: Any, text: Packed) -> Tensor:
+    """``(N, D)`` of N captions, by the tower's own modules, from the nodes at which they end."""
+    dtype = tower.transformer.get_cast_dtype()
+    x = tower.token_embedding(text.tokens).to(dtype) + tower.positional_embedding[text.positions].to(dtype)
+    mask = torch.zeros(text.seen.shape, dtype=dtype, device=x.device).masked_fill_(~text.seen, -torch.inf)
+    heads = tower.transformer.resblocks[0].attn.num_heads
+    x = tower.transformer(x, attn_mask=mask.repeat_interleave(heads, 0))
+    return _project(tower, tower.ln_final(x[text.sequences, text.ends]))
+
+
+def _project(tower: Any, x: Tensor) -> Tensor:
+    if tower.text_projection is None:
+        return x
+    projected: Tensor = (
+        tower.text_projection(x) if isinstance(tower.text_projection, nn.Linear) else x @ tower.text_projection
+    )
+    return projected
 
 
 def accept_short_text(model: Any) -> nn.Module:

@@ -1,6 +1,6 @@
 """Captions of classes to a classifier: the zero-shot head of CLIP (Radford et al. 2021, section 3.1)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tracerft.errors import ArgumentError
 from tracerft.models.encoder import text_lengths, trim
 from tracerft.models.modes import evaluating
+from tracerft.models.prefixes import share_prefixes
 
 CHUNK = 256  # captions encoded at once
 
@@ -44,16 +45,26 @@ def zero_shot_head(
 def encode_captions(
     model: nn.Module, tokenize: Callable[[Sequence[str]], Tensor], captions: Sequence[str], *, chunk: int = CHUNK
 ) -> Tensor:
-    """Unit-norm float32 embeddings ``(len(captions), D)``, in chunks of similar length so that each is trimmed well."""
+    """Unit-norm float32 embeddings ``(len(captions), D)``.
+
+    Prefixes that captions share are computed once where the text tower allows it; else captions go in chunks of similar
+    length, so that each is trimmed well.
+    """
     device = next(model.parameters()).device
     tokens = tokenize(captions)
-    order = text_lengths(model, tokens).argsort(stable=True)
+    lengths = text_lengths(model, tokens)
+    order, parts = share_prefixes(model, tokens, lengths) or _trimmed(model, tokens, lengths, chunk)
     rows: list[Tensor] = []
     with evaluating(model), torch.autocast(device.type, enabled=False):
-        for part in torch.split(order, chunk):
-            text = model.encode_text(trim(model, tokens[part]).to(device), normalize=False)  # type: ignore[operator]
+        for part in parts:
+            text = model.encode_text(part.to(device), normalize=False)  # type: ignore[operator]
             rows.append(F.normalize(text.float(), dim=-1))
     return torch.cat(rows)[order.argsort().to(device)]
+
+
+def _trimmed(model: nn.Module, tokens: Tensor, lengths: Tensor, chunk: int) -> tuple[Tensor, Iterator[Tensor]]:
+    order = lengths.argsort(stable=True)
+    return order, (trim(model, tokens[part]) for part in torch.split(order, chunk))
 
 
 @torch.no_grad()
