@@ -6,7 +6,7 @@ The names are those of ImageNet as open_clip lists them, the templates OpenAI's 
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import open_clip
@@ -20,9 +20,19 @@ from tracerft.models.open_clip import accept_short_text
 from tracerft.models.zero_shot import zero_shot_head
 
 
-def tokens_read(tower: nn.Module, tokens: Tensor) -> int:
-    """Tokens up to the end of each caption, the least that a causal tower must see without sharing prefixes."""
-    return int(text_lengths(tower, tokens).sum())
+def tokens_computed(tower: nn.Module, run: Callable[[], object]) -> int:
+    """Tokens that the first block of a text tower sees."""
+    seen: list[int] = []
+    block = tower.get_submodule("transformer.resblocks.0")
+    handle = block.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0].shape[:2].numel()))
+    run()
+    handle.remove()
+    return sum(seen)
+
+
+def prefixes_of(rows: list[list[int]]) -> int:
+    """Different beginnings of the prompts, the least that a causal tower must see."""
+    return len({tuple(row[:end]) for row in rows for end in range(1, len(row) + 1)})
 
 
 def main() -> None:
@@ -52,10 +62,17 @@ def main() -> None:
 
     taken = interleaved({"ours": ours, "open_clip": theirs}, options.rounds)
     tokens = tokenize([prompt for of_class in prompts for prompt in of_class])
+    lengths = text_lengths(cut, tokens).tolist()
+    rows = [row[:length] for row, length in zip(tokens.tolist(), lengths, strict=True)]
     more = {
         "settings": {name: getattr(options, name) for name in ("classes", "width", "layers")},
         "largest_difference": float((heads["ours"] - heads["open_clip"]).abs().max()),
-        "tokens": {"ours at least": tokens_read(cut, tokens), "open_clip": tokens.numel()},
+        "tokens": {
+            "open_clip": tokens.numel(),
+            "up to the ends": sum(lengths),
+            "ours": tokens_computed(cut, ours),
+            "different prefixes": prefixes_of(rows),
+        },
     }
     report("zero_shot", taken, [("open_clip", "ours")], options.out, **more)
 
