@@ -63,7 +63,7 @@ def test_embeddings_are_those_of_whole_captions_by_open_clip(kind, nodes, monkey
     assert share_prefixes(ours.model, tokens, text_lengths(ours.model, tokens)) is not None
     with torch.no_grad():
         expected = torch.cat([reference.encode_text(row[None], normalize=True) for row in tokens])
-    torch.testing.assert_close(encode_captions(ours.model, ours.tokenize, ALIKE), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(encode_captions(ours.model, ours.tokenize, ALIKE), expected, rtol=0, atol=3e-6)
     assert (expected[0] - expected[1]).abs().max() > 1e-2  # the last word counts
 
 
