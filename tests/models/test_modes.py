@@ -15,12 +15,22 @@ def test_modes_and_trained_weights_are_given_back_after_an_error():
     tower = nn.Linear(2, 2)
     training, asked = nn.Sequential(nn.Dropout(), tower), nn.Sequential(tower).eval()
     tower.bias.requires_grad_(False)
-    with pytest.raises(ZeroDivisionError), evaluating(training, asked):
-        assert not (training.training or training[0].training or asked.training)
-        assert not (tower.weight.requires_grad or tower.bias.requires_grad)
-        raise ZeroDivisionError
-    assert training.training and training[0].training and not asked.training
-    assert tower.weight.requires_grad and not tower.bias.requires_grad
+    before = _state(training, asked)
+    inside = []
+
+    def fail():
+        with evaluating(training, asked):
+            inside.extend(_state(training, asked))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert (before, inside) == ([True, False, True, False], [False, False, False, False])
+    assert _state(training, asked) == before
+
+
+def _state(training, asked):
+    return [training[0].training, asked.training, *(p.requires_grad for p in training[1].parameters())]
 
 
 ALIKE = tuple(f"{which} of the {kind} {name}" for which in ("a photo", "art") for kind in "abc" for name in "xyz")
