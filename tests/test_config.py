@@ -19,6 +19,8 @@ BASE = FinetuneConfig(model="m", data="d", out="o")
         ("train", {"batch_size": 1}),
         ("train", {"accumulate": 0}),
         ("train", {"accumulate": 513}),
+        ("train", {"replicas": 0}),
+        ("train", {"replicas": 2}),
         ("train", {"lr": 0.0}),
         ("train", {"lr": float("nan")}),
         ("train", {"lr": float("inf")}),

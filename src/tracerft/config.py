@@ -81,6 +81,7 @@ class TrainConfig:
         accumulate: chunks in which a batch is embedded, for memory: the gradient stays the whole batch's, all its
             negatives included, for one more forward pass.
         shard: on several ranks, each holds a part of the weights, gradients, moments and teacher, not a copy.
+        replicas: with shard, copies that the ranks hold together, each split over neighbours, such as a node (HSDP).
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW, on everything that trains.
         warmup_steps: linear warm-up; by default 500, or a tenth of the run if that is less.
@@ -98,6 +99,7 @@ class TrainConfig:
     batch_size: int = 512
     accumulate: int = 1
     shard: bool = False
+    replicas: int = 1
     lr: float = 1e-5
     weight_decay: float = 0.1
     warmup_steps: int | None = None

@@ -32,6 +32,7 @@ def check(config: FinetuneConfig) -> None:
             "false with lora.rank; adapters do not compile",
         ),
         ("train.compile", "true", not (t.compile and t.shard), "false with train.shard; they were not tried together"),
+        ("train.replicas", t.replicas, t.replicas == 1 or (t.shard and t.replicas > 1), "1, or more with train.shard"),
         ("train.log_every", t.log_every, t.log_every >= 1, "at least 1"),
         ("train.checkpoint_every", t.checkpoint_every, t.checkpoint_every >= 0, "at least 0"),
         ("train.probe_every", t.probe_every, t.probe_every >= 0, "at least 0"),

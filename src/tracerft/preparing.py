@@ -214,7 +214,8 @@ def _plan(
     same = asdict(config) | {"data_sha256": parts.source.sha256, "model_sha256": _sha256(pretrained.state_dict())}
     for name in ("out", "guard", "log", "examples"):  # these only look; `running` compares guard and examples
         del same[name]
-    del same["train"]["shard"]  # where numbers lie, not which
+    for name in ("shard", "replicas"):  # where numbers lie, not which
+        del same["train"][name]
     if len(parts.source) > LISTED:  # a run of a version that listed it would go on with other samples
         same["order"] = ORDER
     if not t.compile:
@@ -235,6 +236,7 @@ def _plan(
         compile=t.compile,
         accumulate=t.accumulate,
         shard=t.shard,
+        replicas=t.replicas,
     )
 
 

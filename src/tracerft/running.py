@@ -56,7 +56,8 @@ def execute(
     """
     folder = Path(ready.config.out)
     told = flat({"out": ready.config.out, "guard": asdict(ready.config.guard), "resume": resume})
-    refuse_differences(world, {**ready.plan.fingerprint, **told, "train.shard": ready.plan.shard})
+    told |= {"train.shard": ready.plan.shard, "train.replicas": ready.plan.replicas}
+    refuse_differences(world, {**ready.plan.fingerprint, **told})
     if ready.plan.shard and world.size > 1:
         ready.pretrained.to("meta")  # not read before the end, see `_gathered`
     if world.rank > 0:

@@ -57,6 +57,26 @@ def on_four(world: World, folder: Path) -> None:
     save_file(gathered(trainer), folder / f"to-four-{world.rank}.safetensors")
 
 
+def two_groups(world: World, folder: Path) -> None:
+    """Two copies, each split over two of four ranks: a run, the norm of its last gradients, its traffic, refusals."""
+    trainer = trained(world, "tracer", folder / "tracer", shard=True, replicas=2)
+    save_file(gathered(trainer), folder / f"tracer-{world.rank}.safetensors")
+    found = {"held": held(trainer), "refused": []}
+    for p in trainer.model.parameters():  # of everything the same gradient, however it is split
+        p.grad = p.detach() * 3
+    found["norm"] = [
+        float(gradient_norm(trainer.model, world, 2)),
+        sum(float(whole(p.grad).square().sum()) for p in trainer.model.parameters()) ** 0.5,
+    ]
+    found |= counted(world, folder / "traffic", 1, batch_size=8, replicas=2)
+    for replicas in (3, 4):
+        try:
+            shard(student("flyp"), build("flyp"), plan(1, batch_size=8, shard=True, replicas=replicas), world)
+        except TracerftError as error:
+            found["refused"].append(str(error))
+    (folder / f"found-{world.rank}.json").write_text(json.dumps(found))
+
+
 class Tied(TinyDualEncoder):
     """Both towers share a block's output layer, a parameter is frozen, and one without dimensions scales the images."""
 
@@ -116,30 +136,40 @@ def inside(world: World, folder: Path) -> None:
 
 
 def traffic(world: World, folder: Path) -> None:
-    """Numbers that a step of TRACER gathers and adds up, in one chunk and in two, by torch's calls for split models."""
-    found, where = {}, folder / "traffic"
+    """Numbers that a step of TRACER gathers and adds up, in one chunk and in two."""
+    found = {chunks: counted(world, folder / "traffic", chunks) for chunks in (1, 2)}
+    (folder / f"traffic-{world.rank}.json").write_text(json.dumps(found))
+
+
+def counted(world: World, where: Path, chunks: int, *, batch_size=8, **changes) -> dict[str, int]:
+    """Numbers of one step by torch's calls for split models: gathered, added up in a group, and over the groups."""
     where.mkdir(exist_ok=True)
-    gather, add = dist.all_gather_single, dist.reduce_scatter_single
+    model = student("tracer").double()
+    blocks = sum(p.numel() for block in _blocks(model) for p in block.parameters())
+    made = plan(STEPS, batch_size=batch_size, accumulate=chunks, shard=True, **changes)
+    trainer = Trainer(model, build("tracer"), Digits(), made, where, world=world)
+    found = {"gathered": 0, "summed": 0, "over_groups": 0, "blocks": blocks}
+    gather, scatter, reduce = dist.all_gather_single, dist.reduce_scatter_single, dist.all_reduce
 
     def all_gather_single(output, *rest, **named):
-        found[chunks]["gathered"] += output.numel()
+        found["gathered"] += output.numel()
         return gather(output, *rest, **named)
 
     def reduce_scatter_single(output, input, **named):
-        found[chunks]["summed"] += input.numel()
-        return add(output=output, input=input, **named)
+        found["summed"] += input.numel()
+        return scatter(output=output, input=input, **named)
+
+    def all_reduce(tensor, *rest, **named):
+        if named.get("group") is not None:  # the trainer's own sums are over all ranks
+            found["over_groups"] += tensor.numel()
+        return reduce(tensor, *rest, **named)
 
     dist.all_gather_single, dist.reduce_scatter_single = all_gather_single, reduce_scatter_single
-    for chunks in (1, 2):
-        model = student("tracer").double()
-        blocks = sum(p.numel() for block in _blocks(model) for p in block.parameters())
-        made = plan(STEPS, batch_size=8, accumulate=chunks, shard=True)
-        trainer = Trainer(model, build("tracer"), Digits(), made, where, world=world)
-        found[chunks] = {"gathered": 0, "summed": 0, "blocks": blocks}
-        trainer.model.train()
-        trainer._one_step()
-    dist.all_gather_single, dist.reduce_scatter_single = gather, add
-    (folder / f"traffic-{world.rank}.json").write_text(json.dumps(found))
+    dist.all_reduce = all_reduce
+    trainer.model.train()
+    trainer._one_step()
+    dist.all_gather_single, dist.reduce_scatter_single, dist.all_reduce = gather, scatter, reduce
+    return found
 
 
 def command(world: World, folder: Path, model: Path, data: Path) -> None:

@@ -10,7 +10,7 @@ from tests.methods.test_contract import student
 from tests.runs import finetune
 from tests.training.rank_runs import STEPS, alone, tensors
 from tests.training.ranks import run_ranks
-from tests.training.shard_runs import everything, held, on_four, resumed, runs
+from tests.training.shard_runs import everything, held, on_four, resumed, runs, two_groups
 from tests.training.test_ranks import same
 from tracerft.errors import ArgumentError
 from tracerft.methods import METHODS
@@ -72,6 +72,24 @@ def test_four_ranks_and_a_checkpoint_of_two(tmp_path):
     (tmp_path / "two" / "to-one").rename(tmp_path / "four" / "to-four")
     run_ranks(on_four, 4, tmp_path / "four")
     same(load_file(tmp_path / "four" / "to-four-3.safetensors"), tensors(alone("tracer", tmp_path / "whole")))
+
+
+def test_two_copies_each_split_over_two_ranks(tmp_path):
+    """As one process; a rank keeps half; gradients are added up in a group, and a part of each over the groups."""
+    run_ranks(two_groups, 4, tmp_path / "four")
+    trainer = alone("tracer", tmp_path / "one")
+    small = sum(p.numel() for p in student("tracer").parameters() if p.ndim)
+    for rank in range(4):
+        same(load_file(tmp_path / "four" / f"tracer-{rank}.safetensors"), tensors(trainer))
+        found = json.loads((tmp_path / "four" / f"found-{rank}.json").read_text())
+        assert 0.49 * held(trainer) < found["held"] < 1.15 / 2 * held(trainer)
+        assert found["norm"][0] == pytest.approx(found["norm"][1], rel=1e-12)
+        gathered = 3 * found["blocks"] + 5 * (small - found["blocks"])
+        assert gathered <= found["gathered"] < 1.01 * gathered
+        assert small <= found["summed"] < 1.01 * small
+        assert found["over_groups"] == found["summed"] / 2
+        assert [line.split("; got ")[1] for line in found["refused"]] == ["3", "4"]
+    assert found["refused"][0].startswith("`train.replicas` must divide the 4 ranks into groups of two or more; got")
 
 
 def test_checkpoints_go_on_whole_or_split(two, tmp_path):

@@ -42,6 +42,7 @@ class Plan:
         compile: compile the towers of the student and of what it is compared with.
         accumulate: chunks K that a batch is embedded in, see `Passes`; the gradient is the whole batch's.
         shard: whether the ranks hold a part of every model each, see `tracerft.training.shards`.
+        replicas: copies of the split models; each is split over W / replicas ranks.
     """
 
     total_steps: int
@@ -59,3 +60,4 @@ class Plan:
     compile: bool = False
     accumulate: int = 1
     shard: bool = False
+    replicas: int = 1

@@ -2,7 +2,8 @@
 
 A model falls into units: each block of a list of blocks, and the rest. A unit is gathered before it runs, forward and
 backward, and let go after; its gradient is summed over the ranks, each of which keeps its own part. What works number
-by number (AdamW, a teacher's average) then works on the parts, and sends nothing.
+by number (AdamW, a teacher's average) then works on the parts, and sends nothing. With several replicas the ranks fall
+into as many groups of neighbours, each of which holds everything; gradients are summed over the groups too (HSDP).
 """
 
 from collections import Counter
@@ -26,11 +27,12 @@ def shard(model: nn.Module, method: Method, plan: Plan, world: World) -> None:
     Args:
         model: the student.
         method: started, with ``copies``.
-        plan: its batch must give every rank as many rows as it takes chunks: ranks pass units around in step.
+        plan: its batch must give every rank as many rows as it takes chunks, since ranks pass units around in step;
+            its replicas must divide the ranks into groups of two or more.
         world: at least two ranks.
 
     Raises:
-        ArgumentError: if the batch has too few rows.
+        ArgumentError: if the batch has too few rows, or the ranks do not fall into such groups.
     """
     least = world.size * plan.accumulate
     if plan.batch_size < least:
@@ -38,9 +40,15 @@ def shard(model: nn.Module, method: Method, plan: Plan, world: World) -> None:
             f"`train.batch_size` must be at least {least} with train.shard, a row for each of {world.size} ranks x "
             f"{plan.accumulate} chunks (train.accumulate); got {plan.batch_size}"
         )
+    if world.size % plan.replicas or world.size == plan.replicas:
+        raise ArgumentError(
+            f"`train.replicas` must divide the {world.size} ranks into groups of two or more; got {plan.replicas}"
+        )
     from torch.distributed.device_mesh import init_device_mesh
 
-    mesh = init_device_mesh(plan.device.type, (world.size,))
+    names = ("replicate", "shard") if plan.replicas > 1 else ("shard",)
+    sizes = (plan.replicas, world.size // plan.replicas)[-len(names) :]
+    mesh = init_device_mesh(plan.device.type, sizes, mesh_dim_names=names)
     copies: Mapping[str, nn.Module] = getattr(method, "copies", dict)()
     for each in (model, *copies.values()):
         _split(each, mesh)
@@ -84,12 +92,18 @@ def _every(module: nn.Module) -> Iterable[nn.Parameter]:
     return (p for _, p in module.named_parameters(remove_duplicate=False))
 
 
-def gradient_norm(model: nn.Module, world: World) -> Tensor:
-    """Euclidean norm over all parameters, the same on every rank; not finite if any part is not."""
+def gradient_norm(model: nn.Module, world: World, replicas: int = 1) -> Tensor:
+    """Euclidean norm over all parameters, the same on every rank; not finite if any part is not.
+
+    Args:
+        model: with gradients, split or not.
+        world: its ranks.
+        replicas: how many copies of the split parts they hold together.
+    """
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     alike = torch.nn.utils.get_total_norm([g for g in gradients if not is_split(g)])
     parts = [local(g) for g in gradients if is_split(g)]
     if not parts:
         return alike
-    squared = torch.nn.utils.get_total_norm(parts).double().square()
+    squared = torch.nn.utils.get_total_norm(parts).double().square() / replicas
     return torch.sqrt(world.sum_(squared) + alike.double().square())

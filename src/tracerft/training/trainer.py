@@ -156,7 +156,7 @@ class Trainer:
 
     def _checked(self, terms: Mapping[str, Tensor], batch: Batch) -> dict[str, float]:
         """All values as numbers, in one transfer from the device."""
-        terms = {**terms, "grad_norm": gradient_norm(self.model, self.world)}
+        terms = {**terms, "grad_norm": gradient_norm(self.model, self.world, self.plan.replicas)}
         where = terms["loss"].device
         together = torch.stack([torch.as_tensor(value, device=where).reshape(()) for value in terms.values()])
         values = dict(zip(terms, together.tolist(), strict=True))
