@@ -80,8 +80,8 @@ class Slow:
 
     sha256 = "slow"
 
-    def __init__(self, source):
-        self.source = source
+    def __init__(self, source, made):
+        self.source, self.made = source, made
 
     def __len__(self):
         return len(self.source)
@@ -89,26 +89,34 @@ class Slow:
     def batch(self, *arguments):
         """The source's own, later."""
         time.sleep(0.02)
+        self.made.append(arguments)
         return self.source.batch(*arguments)
 
 
-def slow_parts(config, loaded):
-    """Parts with a slow source."""
-    parts = read_parts(config, loaded)
-    return replace(parts, source=Slow(parts.source))
-
-
 def test_a_step_is_measured_without_its_data(world, tmp_path, monkeypatch):
-    """The sleep counts as data, and nothing is left in the run's folder."""
+    """The sleep counts as data, no batch is made for a measured step, and nothing is left in the run's folder."""
+    monkeypatch.setattr(step_cost, "WARM_UP", 2)
+    monkeypatch.setattr(step_cost, "STEPS", 4)
+    made = []
+
+    def slow_parts(config, loaded):
+        parts = read_parts(config, loaded)
+        return replace(parts, source=Slow(parts.source, made))
+
+    found = step_cost.step_cost(variant(world, "tracer", 0), slow_parts)
+    assert found["data_ms"] > 20.0
+    assert found["step_ms"] > 0.0
+    assert len(made) == 2
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_time_of_a_step_is_its_median_and_the_processors(world, monkeypatch):
+    """By a clock that is made up: 1, 2, 3, 100 s of work."""
     monkeypatch.setattr(step_cost, "WARM_UP", 1)
     monkeypatch.setattr(step_cost, "STEPS", 4)
-    config = variant(world, "tracer", 0)
-    started = time.perf_counter()
-    found = step_cost.step_cost(config, slow_parts)
-    whole = 1000 * (time.perf_counter() - started)
-    assert found["data_ms"] > 20.0
-    assert 0.0 < found["step_ms"] < (whole - 5 * 20.0) / 4
-    assert not (tmp_path / "runs").exists()
+    ticks = iter([0.0, 1.0, 3.0, 6.0, 106.0])
+    monkeypatch.setattr(time, "thread_time", lambda: next(ticks))
+    assert step_cost.step_cost(variant(world, "tracer", 0), read_parts)["step_ms"] == 2500.0
 
 
 def test_memory_is_that_of_a_process_of_its_own(world):

@@ -88,7 +88,8 @@ def run(
 
 def _settings(world: World) -> dict[str, Any]:
     return {
-        "measured": f"{step_cost.STEPS} steps after {step_cost.WARM_UP}, each method in its own process, one core",
+        "measured": f"{step_cost.STEPS} steps after {step_cost.WARM_UP}, each method in its own process, one thread",
+        "time": "median over the steps: of the processor's work on a CPU, else by the clock on the wall",
         "ratios": "of the same round; medians over rounds",
         "frozen": world.base.freeze,
         "in brackets": "forwards of the image tower a pair and step as published; tau is a text forward in that unit",

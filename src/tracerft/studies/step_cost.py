@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -20,28 +22,32 @@ from tracerft.training.plan import Source
 from tracerft.training.trainer import Trainer
 from tracerft.types import Batch
 
-WARM_UP, STEPS = 5, 25  # steps left out, and steps measured
+WARM_UP, STEPS = 5, 50  # steps left out, and steps measured
 
 
 class _EnoughError(Exception):
     """Ends a run that is only measured."""
 
 
-class _Timed:
-    """A source that knows how long it took to make its batches, in seconds."""
+class _Held:
+    """A source that makes the batches of the warm-up, in `seconds` each, and then gives the last one again and again.
+
+    So no measured step waits for its batch, or shares the processor with what makes it.
+    """
 
     def __init__(self, source: Source) -> None:
-        self._source, self.seconds = source, 0.0
+        self._source, self.seconds = source, list[float]()
 
     def __len__(self) -> int:
         return len(self._source)
 
     def batch(self, sample_ids: NDArray[np.int64], epoch: int) -> Batch:
-        """The source's own."""
-        started = time.perf_counter()
-        made = self._source.batch(sample_ids, epoch)
-        self.seconds += time.perf_counter() - started
-        return made
+        """The source's own, or the last of those."""
+        if len(self.seconds) < WARM_UP:
+            started = time.perf_counter()
+            self._last = self._source.batch(sample_ids, epoch)
+            self.seconds.append(time.perf_counter() - started)
+        return self._last
 
 
 def step_cost(config: FinetuneConfig, read: ReadParts) -> dict[str, float]:
@@ -52,15 +58,16 @@ def step_cost(config: FinetuneConfig, read: ReadParts) -> dict[str, float]:
         read: reads data and suite.
 
     Returns:
-        ``step_ms``, mean milliseconds of a measured step without making its batch; ``data_ms``, of making the batch;
-        ``memory_mib``, most memory that the process has ever held, and ``added_mib``, how much of it came after
-        model and data were loaded.
+        ``step_ms``, median milliseconds of a measured step without making its batch, on a CPU those in which the
+        processor worked for it; ``data_ms``, median of making a batch; ``memory_mib``, most memory that the process has
+        ever held, and ``added_mib``, how much of it came after model and data were loaded.
     """
-    ready, marks = make_ready(config, read=read), list[tuple[float, float]]()
-    source, loaded = _Timed(ready.parts.source), peak_memory()
+    ready, marks = make_ready(config, read=read), list[float]()
+    source, loaded = _Held(ready.parts.source), peak_memory()
+    clock = time.thread_time if ready.plan.device.type == "cpu" else time.perf_counter
 
     def after(step: int, _total: int, _terms: Mapping[str, float]) -> None:
-        marks.append((time.perf_counter(), source.seconds))
+        marks.append(clock())
         if step == WARM_UP + STEPS:
             raise _EnoughError
 
@@ -68,9 +75,13 @@ def step_cost(config: FinetuneConfig, read: ReadParts) -> dict[str, float]:
     plan = replace(ready.plan, total_steps=total, checkpoint_every=0, probe_every=0)
     with TemporaryDirectory() as folder, suppress(_EnoughError):
         Trainer(ready.loaded.model, ready.method, source, plan, Path(folder), progress=after).run()
-    whole, making = (1000.0 * (marks[-1][i] - marks[WARM_UP - 1][i]) / STEPS for i in (0, 1))
     peak = peak_memory()
-    return {"step_ms": whole - making, "data_ms": making, "memory_mib": peak, "added_mib": peak - loaded}
+    return {
+        "step_ms": 1000.0 * median(later - earlier for earlier, later in pairwise(marks[WARM_UP - 1 :])),
+        "data_ms": 1000.0 * median(source.seconds),
+        "memory_mib": peak,
+        "added_mib": peak - loaded,
+    }
 
 
 def step_cost_apart(config: FinetuneConfig, read: ReadParts) -> dict[str, float]:
