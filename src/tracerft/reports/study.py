@@ -18,7 +18,8 @@ from tracerft.reports.tables import MISSING, markdown, number, spread
 __all__ = ["write_run_report", "write_study_report"]
 
 SHORT = 5  # columns that a README or terminal has room for; the page has all
-_BEST = "Bold is the best mean of the column; compare it with the deviations before reading a difference into it."
+_MEANS = "Mean ± sample standard deviation (n − 1) over n seeds."
+_BEST = "Bold is the best of the column; compare it with the deviations before reading a difference into it."
 
 
 def write_study_report(folder: Path) -> Path:
@@ -65,7 +66,8 @@ def _sections(folder: Path, study: Mapping[str, Any]) -> list[Section]:
     """Main table, claims, figures, every strength, how to repeat it."""
     rows, columns = study["rows"], study["columns"]
     chosen = _chosen(study)
-    sections: list[Section] = [_table("Results at the selected strength", columns, chosen, collapsed=False)]
+    title = "Results at the selected strength" if has_strengths(chosen) else "Results"
+    sections: list[Section] = [_table(title, columns, chosen, collapsed=False, values=study.get("values", _MEANS))]
     if study["claims"]:
         sections.append(Claims("Claims of the paper", study["claims"]))
     if study.get("figures"):
@@ -76,11 +78,21 @@ def _sections(folder: Path, study: Mapping[str, Any]) -> list[Section]:
     return sections
 
 
+def has_strengths(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether any row was made at a strength, so that a table needs the column."""
+    return any(row.get("strength") is not None for row in rows)
+
+
 def _table(
-    title: str, columns: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], *, collapsed: bool
+    title: str,
+    columns: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    collapsed: bool,
+    values: str = _MEANS,
 ) -> Table:
-    columns = [c for c in columns if any(row.get(c["key"]) is not None for row in rows)]
-    heads = [Column("Method", numeric=False), Column("Strength")]
+    columns, strengths = [c for c in columns if any(row.get(c["key"]) is not None for row in rows)], has_strengths(rows)
+    heads = [Column("Method", numeric=False), *([Column("Strength")] if strengths else [])]
     heads += [Column(c["label"], c.get("unit") or "", c.get("better")) for c in columns]
     heads.append(Column("n", better="higher"))
     best = {c["key"]: _best(rows, c) for c in columns}
@@ -88,13 +100,13 @@ def _table(
     for row in rows:
         name = str(row.get("method", MISSING))
         mark = " ★" if collapsed and row.get("selected") else ""
-        line = [Cell(name + mark, name), _strength(row.get("strength"))]
+        line = [Cell(name + mark, name), *([_strength(row.get("strength"))] if strengths else [])]
         line += [_cell(row, column, best[column["key"]]) for column in columns]
         n = row.get("n")
         lines.append([*line, Cell(MISSING if n is None else str(n), n)])
     if all(row.get("n") is None for row in rows):
         return Table(title, heads[:-1], [line[:-1] for line in lines], _BEST, collapsed)
-    note = f"Mean ± sample standard deviation (n − 1) over n seeds. {_BEST}"
+    note = f"{values} {_BEST}"
     return Table(title, heads, lines, note + (" ★ is the selected strength." if collapsed else ""), collapsed)
 
 

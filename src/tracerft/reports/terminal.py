@@ -4,7 +4,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tracerft.reports.study import SHORT, column_digits
+from tracerft.reports.study import SHORT, column_digits, has_strengths
 from tracerft.reports.tables import MISSING, number, rich_table, spread
 
 if TYPE_CHECKING:
@@ -107,8 +107,10 @@ def print_study(study: Mapping[str, Any]) -> None:
     chosen = [row for row in study["rows"] if row.get("selected")] or study["rows"]
     room = max(1, min(SHORT, (console.width - 28) // 12))  # columns of numbers beside method and strength
     columns = [c for c in study["columns"] if any(row.get(c["key"]) is not None for row in chosen)][:room]
-    headers = ["method", "strength", *(f"{c['label']} {c['unit'] or ''}".strip().replace(" ", "\n") for c in columns)]
-    rows = [[r["method"], r.get("strength"), *(_cell(r, c) for c in columns)] for r in chosen]
+    strengths = has_strengths(chosen)
+    headers = [f"{c['label']} {c['unit'] or ''}".strip().replace(" ", "\n") for c in columns]
+    headers = ["method", *(["strength"] if strengths else []), *headers]
+    rows = [[r["method"], *([r.get("strength")] if strengths else []), *(_cell(r, c) for c in columns)] for r in chosen]
     console.print(rich_table(headers, rows))
     verdicts = {True: "holds", False: "does not hold", None: "open"}
     claims = [[c["paper"], c["ours"], verdicts[c["holds"]]] for c in study["claims"]]

@@ -78,6 +78,7 @@ def run(
         "title": "What a training step costs",
         "headline": _headline(rows, seeds),
         "settings": {**world.settings, **_settings(world)},
+        "values": "Medians over n rounds; study.json has each.",
         "columns": COLUMNS,
         "rows": rows,
         "claims": _claims(rounds),
@@ -90,7 +91,7 @@ def _settings(world: World) -> dict[str, Any]:
     return {
         "measured": f"{step_cost.STEPS} steps after {step_cost.WARM_UP}, each method in its own process, one thread",
         "time": "median over the steps: of the processor's work on a CPU, else by the clock on the wall",
-        "ratios": "of the same round; medians over rounds",
+        "ratios": "of the same round",
         "frozen": world.base.freeze,
         "in brackets": "forwards of the image tower a pair and step as published; tau is a text forward in that unit",
     }
