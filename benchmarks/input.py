@@ -3,11 +3,13 @@
     python benchmarks/input.py [--images 32] [--rounds 7] [--out FILE]
 
 The images are synthetic JPEGs of 500 x 375 with the fine grain of photographs; a model takes 224 x 224. Ours decodes
-with Pillow too, as its limits and messages are what keeps bad files out, so decoding bounds the ratio.
+with Pillow too, as its limits and messages are what keeps bad files out, so decoding bounds the ratio; torchvision's
+decoder is timed beside it, and whether its pixels are the same is told.
 """
 
 import argparse
 import io
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from PIL import Image
 from timing import interleaved, report
 from torch import Tensor
 from torchvision import transforms
+from torchvision.io import decode_image
 
 from tracerft.data.images import decode, eval_image, normalise, to_pixels, train_pixels
 from tracerft.data.sampling import generator
@@ -35,6 +38,13 @@ def photos(num: int) -> list[bytes]:
         Image.fromarray((np.asarray(shapes) + grain).clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
         found.append(file.getvalue())
     return found
+
+
+def torchvision_decoded(data: bytes) -> Tensor:
+    """``(H, W, 3)`` uint8; deprecated since torchvision 0.29 in favour of TorchCodec, which does the same."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8)).permute(1, 2, 0)
 
 
 def theirs(*steps: Callable[[Image.Image], Image.Image]) -> Callable[[bytes, int], Tensor]:
@@ -61,16 +71,21 @@ def main() -> None:
 
     def all_of(name: str) -> Callable[[], Tensor]:
         def call() -> Tensor:
-            images = torch.stack([one[name](encoded, i) for i, encoded in enumerate(data)])
-            return images if name.startswith("Pillow") else normalise(images, SPEC)
+            images = [one[name](encoded, i) for i, encoded in enumerate(data)]
+            return torch.stack(images) if name.startswith("Pillow") else normalise(images, SPEC)
 
         return call
 
     sides: dict[str, Callable[[], object]] = {name: all_of(name) for name in one}
     sides["decode"] = lambda: [decode(encoded, str(i)) for i, encoded in enumerate(data)]
+    sides["decode to pixels"] = lambda: [to_pixels(decode(encoded, str(i))) for i, encoded in enumerate(data)]
+    sides["torchvision decode"] = lambda: [torchvision_decoded(encoded) for encoded in data]
+    same = all(torch.equal(to_pixels(decode(encoded, "")), torchvision_decoded(encoded)) for encoded in data)
     taken = interleaved(sides, options.rounds)
     pairs = [("Pillow train", "train"), ("Pillow eval", "eval"), ("decode", "train")]
-    report("input", taken, pairs, options.out, settings={"images": len(data), "bytes": sum(map(len, data))})
+    pairs += [("decode to pixels", "torchvision decode")]
+    settings = {"images": len(data), "bytes": sum(map(len, data))}
+    report("input", taken, pairs, options.out, settings=settings, decoders_agree=same)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Legend: N images, H and W pixels.
 
 import io
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # nothing that r
 MAX_PIXELS = 80_000_000  # 240 MB as RGB; below the size at which Pillow itself warns
 CROP_SCALE = (0.9, 1.0)  # the training crop of CLIP finetuning (open_clip's default)
 CROP_RATIO = (3 / 4, 4 / 3)
+_LOG_RATIO = torch.log(torch.tensor(CROP_RATIO)).tolist()
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _ORIENTATION = 0x0112
@@ -180,7 +182,7 @@ def crop_box(size: tuple[int, int], generator: torch.Generator) -> tuple[int, in
     Area and log ratio are uniform; the draws are those of torchvision's ``RandomResizedCrop``.
     """
     full_width, full_height = size
-    low, high = torch.log(torch.tensor(CROP_RATIO)).tolist()
+    low, high = _LOG_RATIO
     for _ in range(10):
         area = full_width * full_height * torch.empty(1).uniform_(*CROP_SCALE, generator=generator).item()
         ratio = torch.exp(torch.empty(1).uniform_(low, high, generator=generator)).item()
@@ -199,9 +201,10 @@ def to_pixels(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image))
 
 
-def normalise(pixels: Tensor, spec: ImageSpec) -> Tensor:
-    """``(N, H, W, 3)`` uint8 to ``(N, 3, H, W)`` float32 with the model's mean and deviation."""
+def normalise(pixels: Sequence[Tensor] | Tensor, spec: ImageSpec) -> Tensor:
+    """N images of ``(H, W, 3)`` uint8 to ``(N, 3, H, W)`` float32 with the model's mean and deviation."""
     mean, std = torch.tensor(spec.mean).view(3, 1, 1), torch.tensor(spec.std).view(3, 1, 1)
-    out = torch.empty(pixels.shape[0], 3, *pixels.shape[1:3])
-    out.copy_(pixels.permute(0, 3, 1, 2))
+    out = torch.empty(len(pixels), 3, *pixels[0].shape[:2])
+    for row, image in zip(out, pixels, strict=True):
+        row.copy_(image.permute(2, 0, 1))
     return out.mul_(1.0 / (255.0 * std)).sub_(mean / std)

@@ -129,7 +129,7 @@ class ImagePairs:
         distinct, inverse = np.unique(captions, return_inverse=True)
         tokens = self.tokenize([self.captions[i] for i in distinct])[torch.from_numpy(inverse)]
         labels = None if self.manifest.labels is None else torch.from_numpy(self.manifest.labels[ids])
-        images = normalise(torch.stack([pixels for _, pixels in made]), self.spec)
+        images = normalise([pixels for _, pixels in made], self.spec)
         return Batch(images, tokens, labels, torch.from_numpy(captions), torch.from_numpy(ids))
 
     def draw_captions(self, sample_ids: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:

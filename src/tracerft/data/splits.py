@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -59,7 +58,7 @@ class EvalImages:
         self.manifest = manifest
         self._loader = Loader(manifest, threads=threads, cache_bytes=0)
         self._keep = len(manifest) * 3 * spec.size[0] * spec.size[1] <= cache_bytes
-        self._kept: dict[int, Tensor] = {}
+        self._kept: dict[int, list[Tensor]] = {}
 
     def __len__(self) -> int:
         """Number of images n."""
@@ -82,9 +81,7 @@ class EvalImages:
         for start in range(0, len(self), self.batch_size):
             pixels = self._kept.get(start)
             if pixels is None:
-                pixels = torch.stack(
-                    self._loader.map(self.shown, range(start, min(start + self.batch_size, len(self))))
-                )
+                pixels = self._loader.map(self.shown, range(start, min(start + self.batch_size, len(self))))
                 if self._keep:
                     self._kept[start] = pixels
             yield normalise(pixels, self.spec)
