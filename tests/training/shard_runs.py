@@ -16,6 +16,7 @@ from tests.training.rank_runs import STEPS, tensors, trained
 from tests.training.ranks import Digits
 from tracerft.distributed import World
 from tracerft.errors import TracerftError
+from tracerft.models import compiling
 from tracerft.models.tiny import TinyDualEncoder
 from tracerft.split import is_split, local, whole
 from tracerft.training.shards import _blocks, gradient_norm, shard
@@ -181,6 +182,12 @@ def command(world: World, folder: Path, model: Path, data: Path) -> None:
     except TracerftError as error:
         line = str(error)
     (folder / f"command-{world.rank}.json").write_text(json.dumps([line, run.record]))
+
+
+def compiled(world: World, folder: Path, model: Path, data: Path) -> None:
+    """`tracerft.finetune` with compiled towers, not split; nothing is made machine code."""
+    compiling.BACKEND = "eager"
+    finetune(model, data, folder / "compiled", train={"batch_size": 15, "compile": True, "probe_every": 0})
 
 
 def everything(world: World, folder: Path, names, model: Path, data: Path) -> None:

@@ -11,6 +11,9 @@ from tests.conftest import SMALL
 from tests.image_runs import config, finetune, make_data
 from tests.models.small import folder
 from tests.runs import Cut, contents, cut_at
+from tests.runs import finetune as run_digits
+from tests.training import shard_runs
+from tests.training.ranks import run_ranks
 from tracerft import load_model
 from tracerft.config_rules import check
 from tracerft.errors import ArgumentError, StateError
@@ -83,6 +86,16 @@ def test_a_compiled_run_is_the_plain_one_and_resumes(data, tmp_path, graphs):
     assert contents(tmp_path / "cut") == contents(compiled)
 
 
+@pytest.mark.parametrize("more", [{"accumulate": 2}, {"precision": "bf16"}], ids=["chunks", "bf16"])
+def test_compiled_runs_in_chunks_and_in_bf16_are_the_plain_ones(more, data, tmp_path, graphs):
+    """Two passes a chunk, and autocast around the graphs."""
+    plain = finetune(data / "photos", tmp_path / "plain", train=more).folder
+    assert graphs == []
+    compiled = finetune(data / "photos", tmp_path / "compiled", train={"compile": True} | more).folder
+    assert sum(graphs) >= 3 * 2 * 2
+    assert_alike(compiled, plain)
+
+
 @pytest.mark.slow
 def test_a_run_compiled_by_inductor_is_the_plain_one(data, tmp_path):
     """Machine code of torch's own compiler."""
@@ -92,6 +105,21 @@ def test_a_run_compiled_by_inductor_is_the_plain_one(data, tmp_path):
     assert_alike(compiled, plain)
     a, b = (load_tensors(run / "student/open_clip_model.safetensors") for run in (compiled, plain))
     assert any(not torch.equal(a[name], b[name]) for name in a)  # else nothing was compiled
+
+
+@pytest.mark.slow
+def test_two_ranks_compile_what_one_process_runs_plainly(small_model, digits_folder, tmp_path):
+    """Graphs of 8 and 7 rows; the log is that of one process."""
+    run_ranks(shard_runs.compiled, 2, tmp_path / "two", small_model, digits_folder)
+    train = {"batch_size": 15, "probe_every": 0}
+    plain = run_digits(small_model, digits_folder, tmp_path / "one", train=train).folder
+    found, expected = (
+        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (tmp_path / "two" / "compiled", plain)
+    )
+    assert len(found) == len(expected) > 0
+    for line, other in zip(found, expected, strict=True):
+        assert line == pytest.approx(other, rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize(
