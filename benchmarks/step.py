@@ -1,4 +1,4 @@
-"""One optimiser step: TRACER and direct finetuning here, and the direct step as it is run with open_clip.
+"""One optimiser step: TRACER and direct finetuning here, compiled too, and the direct step as it is run with open_clip.
 
     python benchmarks/step.py [--pairs 32] [--width 256] [--layers 4] [--rounds 7] [--out FILE]
 
@@ -62,7 +62,9 @@ class Same:
         return self.fixed
 
 
-def ours(method: Method, student: nn.Module, fixed: Batch, device: torch.device, folder: Path) -> Callable[[], object]:
+def ours(
+    method: Method, student: nn.Module, fixed: Batch, device: torch.device, folder: Path, *, compiled: bool = False
+) -> Callable[[], object]:
     """The trainer's step, checks and teacher included."""
     plan = Plan(
         total_steps=10**6,
@@ -77,6 +79,7 @@ def ours(method: Method, student: nn.Module, fixed: Batch, device: torch.device,
         device=device,
         autocast=False,
         fingerprint={},
+        compile=compiled,
     )
     return Trainer(accept_short_text(student).to(device).train(), method, Same(fixed), plan, folder)._one_step
 
@@ -112,18 +115,26 @@ def main() -> None:
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     fixed = batch(options.pairs)
-    tracer = SelfDistillation("tracer", loss=TracerLoss(), teacher=lambda m, steps: WMATeacher(m, total_steps=steps))
-    made = [model(options.width, options.layers) for _ in range(3)]
+
+    def made() -> nn.Module:
+        return model(options.width, options.layers)
+
+    def tracer() -> Method:
+        return SelfDistillation("tracer", loss=TracerLoss(), teacher=lambda m, steps: WMATeacher(m, total_steps=steps))
+
     with tempfile.TemporaryDirectory() as folder:
         sides = {
-            "tracer": ours(tracer, made[0], fixed, device, Path(folder)),
-            "direct": ours(Contrastive("flyp"), made[1], fixed, device, Path(folder)),
-            "open_clip direct": theirs(made[2], fixed, device),
+            "tracer": ours(tracer(), made(), fixed, device, Path(folder)),
+            "direct": ours(Contrastive("flyp"), made(), fixed, device, Path(folder)),
+            "tracer compiled": ours(tracer(), made(), fixed, device, Path(folder), compiled=True),
+            "direct compiled": ours(Contrastive("flyp"), made(), fixed, device, Path(folder), compiled=True),
+            "open_clip direct": theirs(made(), fixed, device),
         }
         taken = interleaved(sides, options.rounds)
     compared = [("tracer", "direct"), ("tracer", "open_clip direct"), ("direct", "open_clip direct")]
+    compared += [("tracer compiled", "tracer"), ("direct compiled", "direct"), ("tracer compiled", "direct compiled")]
     settings = {name: getattr(options, name) for name in ("pairs", "width", "layers")}
-    size = sum(p.numel() for p in made[2].parameters())
+    size = sum(p.numel() for p in made().parameters())
     report("step", taken, compared, options.out, settings={**settings, "image": SIZE, "parameters": size})
 
 

@@ -22,6 +22,7 @@ from tracerft.errors import ArgumentError, ShapeError, WorkerError
 
 IN_A_STEP = timedelta(minutes=30)  # after which a rank that says nothing is taken for hung
 A_SIGN = timedelta(seconds=30)  # for the others to notice the same, before those that have not are named
+BACKENDS = "cpu:gloo,cuda:nccl"
 PATIENCE = timedelta(days=7)  # while the first evaluates, however large the suite is
 
 
@@ -158,17 +159,26 @@ class _Gathered(torch.autograd.Function):
 def joined(device: str) -> Iterator[World]:
     """Be one of the ranks that torchrun (or a scheduler, by the same variables) started; alone without.
 
-    A group that the program has made itself is used and left as it is.
+    A group that the program has made itself is used and left as it is; it must serve the CPU too, beside GPUs.
 
     Args:
         device: ``train.device``; on several ranks ``auto``, ``cuda`` (each rank its own) or ``cpu``.
 
     Raises:
-        ArgumentError: if the variables are incomplete, or a rank has no device of its own.
+        ArgumentError: if the variables are incomplete, a rank has no device of its own, or a group is for GPUs alone.
         WorkerError: if the ranks do not find each other.
     """
     if dist.is_available() and dist.is_initialized():
-        yield _world()
+        backends = dist.get_backend_config()
+        if dist.get_world_size() > 1 and "cpu:" not in backends:  # votes to stop and the like are numbers on the CPU
+            raise ArgumentError(
+                f"torch's process group must serve the CPU beside the GPUs; it has {backends}; make it with "
+                f"init_process_group({BACKENDS!r})"
+            )
+        world = _world()
+        yield world
+        if world.patient is not None:
+            dist.destroy_process_group(world.patient)
         return
     size = _variable("WORLD_SIZE", "1")
     if size == 1:
@@ -205,7 +215,7 @@ def _backend(device: str) -> str:
             "start as many processes as GPUs (torchrun --nproc-per-node), or set it to cpu"
         )
     torch.cuda.set_device(local)
-    return "cpu:gloo,cuda:nccl"
+    return BACKENDS
 
 
 def _text(name: str, default: str | None = None) -> str:

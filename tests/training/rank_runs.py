@@ -179,8 +179,10 @@ def command(world: World, folder: Path, model: Path, data: Path) -> None:
         line = ""
     except TracerftError as error:
         line = f"{type(error).__name__}: {error}"
+    groups = [len(dist.distributed_c10d._world.pg_map)]
     run = finetune(model, data, folder / "finetuned", train={"batch_size": 15})
-    (folder / f"command-{world.rank}.json").write_text(json.dumps([line, run.record]))
+    groups.append(len(dist.distributed_c10d._world.pg_map))
+    (folder / f"command-{world.rank}.json").write_text(json.dumps([line, run.record, groups]))
 
 
 def everything(world: World, folder: Path, names, model: Path, data: Path) -> None:

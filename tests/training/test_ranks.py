@@ -155,7 +155,7 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(two):
 
 def test_ranks_that_were_told_different_things_are_refused(two):
     """One line, the same on each, with rank, names and both values; no folder is made."""
-    (first, _), (second, _) = (json.loads((two / f"command-{rank}.json").read_text()) for rank in range(2))
+    (first, *_), (second, *_) = (json.loads((two / f"command-{rank}.json").read_text()) for rank in range(2))
     assert first == second
     assert first.startswith("StateError: rank 1 differs from rank 0 in 2 thing(s): data_sha256: '")
     assert "; train.seed: 0 on rank 0, 1 on rank 1; start all ranks with the same" in first
@@ -165,7 +165,8 @@ def test_ranks_that_were_told_different_things_are_refused(two):
 
 def test_finetune_leaves_one_record_that_every_rank_reads(two, small_model, digits_folder, tmp_path):
     """In float32, so the log is compared to rounding; test_torchrun compares results."""
-    (_, first), (_, second) = (json.loads((two / f"command-{rank}.json").read_text()) for rank in range(2))
+    (_, first, groups), (_, second, _) = (json.loads((two / f"command-{rank}.json").read_text()) for rank in range(2))
+    assert groups[0] == groups[1] >= 2  # the program's own, and one of the refused run; none is left behind
     written = json.loads((two / "finetuned" / "record.json").read_text())
     assert first == second == written
     expected = finetune(small_model, digits_folder, tmp_path / "one", train={"batch_size": 15}).record
@@ -238,6 +239,18 @@ def test_variables_that_do_not_fit_are_one_line(variables, device, says, monkeyp
     for name, value in ({"WORLD_SIZE": "2"} | variables).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ArgumentError, match=says), joined(device):
+        pass
+
+
+def test_a_group_for_gpus_alone_is_refused(monkeypatch):
+    """The one that ``init_process_group("nccl")`` makes, as Ray does by itself."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "get_backend_config", lambda: "cuda:nccl")
+    says = (
+        r"process group must serve the CPU .* it has cuda:nccl; make it with init_process_group\('cpu:gloo,cuda:nccl'\)"
+    )
+    with pytest.raises(ArgumentError, match=says), joined("cuda"):
         pass
 
 
