@@ -4,6 +4,7 @@ import re
 import shutil
 import time
 import warnings
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
@@ -33,6 +34,8 @@ from tracerft.training.lock import held
 from tracerft.training.loggers import Followers
 from tracerft.training.ranks import refuse_differences
 from tracerft.training.trainer import Probe, Progress, Trainer, refuse_changes
+
+TIMED = 10_000  # of the last steps, whose times make the median; a run may have a thousand times as many
 
 
 def execute(
@@ -85,7 +88,7 @@ def _executed(ready: Ready, resume: bool, progress: Progress | None, lean: bool,
     config, student, method = ready.config, ready.loaded.model, ready.method
     folder, started = Path(config.out), time.perf_counter()
     probe, every = _probes(ready)
-    marks: list[float] = []
+    marks: deque[float] = deque(maxlen=TIMED)
 
     def timed(step: int, total: int, terms: Mapping[str, float]) -> None:
         marks.append(time.perf_counter())
@@ -123,7 +126,7 @@ def _gathered(ready: Ready) -> Ready:
 
 
 def _finished(
-    ready: Ready, ranks: Sequence[list[str]], lean: bool, started: float, marks: Sequence[float]
+    ready: Ready, ranks: Sequence[list[str]], lean: bool, started: float, marks: deque[float]
 ) -> dict[str, Any]:
     """Evaluate, save and record what a run has made; ``ranks`` is what each of them was warned of."""
     folder, models = Path(ready.config.out), dict(ready.method.models())
@@ -149,7 +152,7 @@ def _finished(
     return record
 
 
-def _record(ready: Ready, results: Mapping[str, Any], seconds: float, marks: Sequence[float]) -> dict[str, Any]:
+def _record(ready: Ready, results: Mapping[str, Any], seconds: float, marks: deque[float]) -> dict[str, Any]:
     config, source, splits = ready.config, ready.parts.source, ready.parts.suite.splits()
     trained, total = num_parameters(ready.loaded.model)
     versions = environment()
