@@ -35,8 +35,19 @@ NARROW = """
 
 def rendered(path: Path, profile: Path) -> str:
     """The document after its scripts ran."""
-    command = [str(CHROMIUM), *QUIET, f"--user-data-dir={profile}", "--dump-dom", path.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    return opened(path, profile).stdout
+
+
+def console(path: Path, profile: Path) -> list[str]:
+    """What the page, or the browser about it, wrote to the console."""
+    said = opened(path, profile, "--enable-logging=stderr").stderr.splitlines()
+    return [line for line in said if "CONSOLE" in line]
+
+
+def opened(path: Path, profile: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """The browser, after it has shown the page."""
+    command = [str(CHROMIUM), *QUIET, *options, f"--user-data-dir={profile}", "--dump-dom", path.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
 
 
 def with_script(path: Path, script: str) -> Path:
@@ -96,6 +107,20 @@ def test_pictures_are_shown_under_the_policy_and_fold(tmp_path):
     assert re.search(r'data-shown="[1-9][0-9]*,0"', root)
     assert 'data-opened="true"' in root
     assert "data-broken" not in root
+
+
+def test_no_page_writes_to_the_console(report, tmp_path):
+    """A study, a run with pictures and a comparison; what breaks the policy would be heard."""
+    folders = [write_predicted_run(tmp_path / name) for name in ("one", "two")]
+    write_examples(folders[0], "far", list(range(9)))
+    write_comparison(folders, tmp_path / "both")
+    pages = [report, write_run_report(folders[0]), tmp_path / "both" / "comparison.html"]
+    assert [console(page, tmp_path / f"profile{i}") for i, page in enumerate(pages)] == [[], [], []]
+    copy = report.with_name("refused.html")
+    copy.write_text(
+        report.read_text(encoding="utf-8").replace("</body>", "<script>1</script></body>"), encoding="utf-8"
+    )
+    assert "Content Security Policy" in "".join(console(copy, tmp_path / "refused"))
 
 
 def test_columns_sort_both_ways_and_back(report, tmp_path):
