@@ -4,7 +4,7 @@
 
 Three splits of JPEGs of 500 x 375 in eight classes, CLIP's seven simple templates, and the small open_clip model of the
 step. Each call reads the suite anew, as each command would; ``towers alone`` is what the models do, on pixels that are
-there already.
+there already, where each point of the line is there too.
 """
 
 import argparse
@@ -109,11 +109,12 @@ def main() -> None:
         def splits() -> Mapping[str, Split]:
             return read_suite(suite, SPEC, templates=templates, classes=None).splits()
 
+        there = {name: model.eval() for name, model in models.items()}  # of a point the model that it stands for
         made = {name: Split(Ready(s), s.labels, s.prompts) for name, s in splits().items()}
         sides: dict[str, Callable[[], object]] = {
             "together": lambda: evaluate_models(models, splits(), tokenize),
             "one by one": lambda: [evaluate_models({n: m}, splits(), tokenize) for n, m in models.items()],
-            "towers alone": lambda: evaluate_models(models, made, tokenize),
+            "towers alone": lambda: evaluate_models(there, made, tokenize),
         }
         counts = {name: counted(call) for name, call in sides.items()}
         taken = interleaved(sides, options.rounds)

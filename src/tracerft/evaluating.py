@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tracerft.averaging import interpolate as weight_average
 from tracerft.config import FinetuneConfig, read_config
 from tracerft.data.suite import Split, Suite
 from tracerft.data.text import first_five
 from tracerft.errors import ArgumentError, DataError
+from tracerft.evaluation.points import Line, Point
 from tracerft.evaluation.resampling import Answers
 from tracerft.evaluation.suite import Tokenize, scores
 from tracerft.models.encoder import LoadedModel
@@ -82,9 +82,11 @@ def scored(
     They are moved to the GPU where there is one.
     """
     device = pick_device("auto")
-    moved = {name: model.to(device) for name, model in models.items()}
+    for model in models.values():
+        if not isinstance(model, Point):  # is made where its line's ends are
+            model.to(device)
     found = Evaluation({name: {} for name in models})
-    for split, name, (metrics, tensors) in scores(moved, splits, tokenize, predictions):
+    for split, name, (metrics, tensors) in scores(models, splits, tokenize, predictions):
         found.results[name][split] = metrics
         if "logits" in tensors:
             answers = found.answers.setdefault(split, _no_answers(splits[split], tensors["labels"]))
@@ -172,8 +174,9 @@ def _read_alike(one: LoadedModel, two: LoadedModel, splits: Mapping[str, Split])
 def wise_path(name: str, start: nn.Module, end: nn.Module, points: int) -> dict[str, nn.Module]:
     """Models on the straight line from ``start`` to ``end``, the ends left out: ``<name>-wise-0.10`` and so on.
 
-    Where ``end`` has a class head, ``start`` is given the one that it began with.
+    Each is made when it is asked, and its neighbour is forgotten then, see `Line`. Where ``end`` has a class head,
+    ``start`` is given the one that it began with.
     """
     match_head(start, end)
-    alphas = [i / (points - 1) for i in range(1, points - 1)]
-    return {f"{name}-wise-{alpha:.2f}": weight_average(start, end, alpha) for alpha in alphas}
+    alphas, line = [i / (points - 1) for i in range(1, points - 1)], Line(start, end)
+    return {f"{name}-wise-{alpha:.2f}": line.point(alpha) for alpha in alphas}

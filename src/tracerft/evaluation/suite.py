@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tracerft.data.suite import Split
 from tracerft.evaluation.groups import summarise_groups
 from tracerft.evaluation.metrics import summarise
+from tracerft.evaluation.points import Point
 from tracerft.evaluation.retrieval import retrieval_recall
 from tracerft.models.head import class_head, digest
 from tracerft.models.modes import evaluating
@@ -44,7 +45,7 @@ class Predictor:
         if id(split.images) in self._images:
             return self._images[id(split.images)][1]
         rows: dict[str, list[Tensor]] = {name: [] for name in self.models}
-        with evaluating(*self.models.values()):
+        with evaluating(*(model for model in self.models.values() if not isinstance(model, Point))):
             for images in split.images.image_batches():
                 for name, model in self.models.items():
                     device = next(model.parameters()).device
