@@ -1,4 +1,4 @@
-"""Points on the line between two models, made when they are asked: a sweep then holds three models, not one a point."""
+"""Points on the line between two models, made when they are asked, so that a sweep of large models fits in memory."""
 
 from typing import Any, cast
 
@@ -6,9 +6,13 @@ from torch import nn
 
 from tracerft.averaging import interpolate
 
+KEPT_BYTES = 2 << 30  # of the points of a line; making one takes longer than a few dozen images do on a CPU
+
 
 class Line:
-    """The straight line from one model to another; only the point that was asked last is in memory.
+    """The straight line from one model to another.
+
+    Points are kept once made while there is room; of the others the one that was asked last is in memory.
 
     Args:
         start: at 0.
@@ -17,14 +21,23 @@ class Line:
 
     def __init__(self, start: nn.Module, end: nn.Module) -> None:
         self.start, self.end = start, end
-        self._made: tuple[float, nn.Module] | None = None
+        self._room = KEPT_BYTES
+        self._kept: dict[float, nn.Module] = {}
+        self._last: tuple[float, nn.Module] | None = None
 
     def at(self, alpha: float) -> nn.Module:
         """The model (1 - alpha) start + alpha end, to be asked and not to be trained, until another point is."""
-        if self._made is None or self._made[0] != alpha:
-            self._made = None  # room for the next
-            self._made = (alpha, interpolate(self.start, self.end, alpha).eval().requires_grad_(False))
-        return self._made[1]
+        if alpha in self._kept:
+            return self._kept[alpha]
+        if self._last is None or self._last[0] != alpha:
+            self._last = None  # room for the next
+            self._last = (alpha, interpolate(self.start, self.end, alpha).eval().requires_grad_(False))
+        made = self._last[1]
+        size = sum(tensor.nbytes for tensor in made.state_dict().values())
+        if size <= self._room:
+            self._room -= size
+            self._kept[alpha], self._last = made, None
+        return made
 
     def point(self, alpha: float) -> nn.Module:
         """`Point` at ``alpha``, to be asked as any model is."""
