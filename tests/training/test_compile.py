@@ -86,6 +86,7 @@ def test_a_compiled_run_is_the_plain_one_and_resumes(data, tmp_path, graphs):
     assert contents(tmp_path / "cut") == contents(compiled)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [{"accumulate": 2}, {"precision": "bf16"}], ids=["chunks", "bf16"])
 def test_compiled_runs_in_chunks_and_in_bf16_are_the_plain_ones(more, data, tmp_path, graphs):
     """Two passes a chunk, and autocast around the graphs."""
