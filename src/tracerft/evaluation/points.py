@@ -29,14 +29,16 @@ class Line:
         """The model (1 - alpha) start + alpha end, to be asked and not to be trained, until another point is."""
         if alpha in self._kept:
             return self._kept[alpha]
-        if self._last is None or self._last[0] != alpha:
-            self._last = None  # room for the next
-            self._last = (alpha, interpolate(self.start, self.end, alpha).eval().requires_grad_(False))
-        made = self._last[1]
+        if self._last is not None and self._last[0] == alpha:
+            return self._last[1]
+        self._last = None  # room for the next
+        made = interpolate(self.start, self.end, alpha).eval().requires_grad_(False)
         size = sum(tensor.nbytes for tensor in made.state_dict().values())
         if size <= self._room:
             self._room -= size
-            self._kept[alpha], self._last = made, None
+            self._kept[alpha] = made
+        else:
+            self._last = (alpha, made)
         return made
 
     def point(self, alpha: float) -> nn.Module:

@@ -50,14 +50,14 @@ def write_study_report(folder: Path) -> Path:
 
 def study_markdown(study: Mapping[str, Any]) -> str:
     """The first columns of the main table, and the claims, as GitHub tables for a README."""
-    table = _table("", study["columns"][:SHORT], _chosen(study), collapsed=False)
+    table = _table("", study["columns"][:SHORT], chosen_rows(study), collapsed=False)
     heads = [f"{c.label}, {c.unit}" if c.unit else c.label for c in table.columns]
     rows = [[f"**{cell.text}**" if cell.best else cell.text for cell in row] for row in table.rows]
     claims = [[c["id"], c["paper"], c["ours"], VERDICTS[c["holds"]][1], c["note"]] for c in study["claims"]]
     return markdown(heads, rows) + "\n" + markdown(["Claim", "Paper", "Here", "", "Note"], claims)
 
 
-def _chosen(study: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+def chosen_rows(study: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     """Selected rows, or all where nothing was selected."""
     return [row for row in study["rows"] if row.get("selected")] or study["rows"]
 
@@ -65,7 +65,7 @@ def _chosen(study: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 def _sections(folder: Path, study: Mapping[str, Any]) -> list[Section]:
     """Main table, claims, figures, every strength, how to repeat it."""
     rows, columns = study["rows"], study["columns"]
-    chosen = _chosen(study)
+    chosen = chosen_rows(study)
     title = "Results at the selected strength" if has_strengths(chosen) else "Results"
     sections: list[Section] = [_table(title, columns, chosen, collapsed=False, values=study.get("values", _MEANS))]
     if study["claims"]:

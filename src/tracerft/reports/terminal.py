@@ -4,7 +4,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tracerft.reports.study import SHORT, column_digits, has_strengths
+from tracerft.reports.study import SHORT, chosen_rows, column_digits, has_strengths
 from tracerft.reports.tables import MISSING, number, rich_table, spread
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def print_study(study: Mapping[str, Any]) -> None:
     console = Console(highlight=False)
     for sentence in study["headline"]:
         console.print(sentence, markup=False)
-    chosen = [row for row in study["rows"] if row.get("selected")] or study["rows"]
+    chosen = chosen_rows(study)
     room = max(1, min(SHORT, (console.width - 28) // 12))  # columns of numbers beside method and strength
     columns = [c for c in study["columns"] if any(row.get(c["key"]) is not None for row in chosen)][:room]
     strengths = has_strengths(chosen)
