@@ -6,10 +6,11 @@ import pytest
 
 from tracerft.cli import study, world_studies
 from tracerft.errors import ArgumentError
-from tracerft.studies import ablations, any_world, compare, cost, dynamics, similarity
+from tracerft.studies import ablations, any_world, compare, cost, dynamics, recipe, similarity
 
 MODULES = {
-    "ablations": ablations, "compare": compare, "cost": cost, "dynamics": dynamics, "similarity": similarity,
+    "ablations": ablations, "compare": compare, "cost": cost, "dynamics": dynamics, "recipe": recipe,
+    "similarity": similarity,
 }  # fmt: skip
 
 
@@ -32,7 +33,7 @@ def called(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize("name", ["ablations", "cost", "dynamics", "similarity"])
+@pytest.mark.parametrize("name", ["ablations", "cost", "dynamics", "recipe", "similarity"])
 def test_a_figure_lies_beside_the_runs_that_all_share(name, called):
     """Runs in --out, the report in a folder of the study's name; digits and quick by default."""
     report = world_studies.run(name, ["--out", "there", "--seeds", "2", "--workers", "3"], "said")

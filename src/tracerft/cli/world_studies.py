@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 STUDIES = {
     "compare": "all methods in one setting, with what each costs: own folders and suite, emoji, or digits",
+    "recipe": "candidates for the default of the folder-small preset, every one at every seed",
     "ablations": "which terms, how strongly, how often the teacher is updated, which kernel (Tables 8 to 11)",
     "cost": "time and memory of a training step of every method, measured in turns (Table 4)",
     "similarity": "how far finetuning moves each layer of the image tower: CKA and SVCCA (Figure 4)",
@@ -61,14 +62,14 @@ def _figure(name: str, arguments: Sequence[str], command: str) -> Path:
     _world_options(parser, out="runs/studies", seeds=3 if name == "cost" else 1, data="digits")
     options = parser.read(arguments)
     from tracerft.cli.progress import study_progress
-    from tracerft.studies import ablations, cost, dynamics, similarity
+    from tracerft.studies import ablations, cost, dynamics, recipe, similarity
 
     folder, seeds = Path(options.out) / name, options.seeds
     with study_progress(name) as progress:
         world = _world(options, progress)
         if name == "cost":  # what is measured runs alone
             return cost.run(folder, world, seeds=seeds, progress=progress, command=command)
-        study = {"ablations": ablations, "dynamics": dynamics, "similarity": similarity}[name]
+        study = {"ablations": ablations, "dynamics": dynamics, "recipe": recipe, "similarity": similarity}[name]
         run_study = study.run
         report: Path = run_study(
             folder, world, seeds=seeds, workers=options.workers, progress=progress, command=command
